@@ -1,0 +1,261 @@
+"""Differentiable adaptation: the inner loop, with any loss and any optax transformation.
+
+A rule says how a gradient becomes a step: an optax transformation, or one whose step sizes are
+themselves learned in the outer loop.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from lml_jax.types import Key, Params
+
+InnerLoss = Callable[[Params, Key], Array]  # (fast params, key of the step) -> scalar
+
+
+class Fast(NamedTuple):
+    """What adaptation carries: the adapted parameters and the state of the update rule."""
+
+    params: Params
+    opt_state: Any
+
+
+class Rule(NamedTuple):
+    """An update rule with meta-parameters `alpha`: `tx(alpha)` is an optax transformation."""
+
+    init: Callable[[Params], Params]  # (fast params) -> alpha
+    tx: Callable[[Params], optax.GradientTransformation]
+
+
+def fixed(tx: optax.GradientTransformation) -> Rule:
+    """A rule with nothing to learn: the transformation as it is.
+
+    Through `optax.adam` second derivatives are nan unless `eps_root > 0` (1e-8 is enough): the
+    square root of a zero second moment has no finite slope.
+
+    Example:
+        >>> rule = fixed(optax.sgd(0.4))
+    """
+    return Rule(init=lambda params: (), tx=lambda alpha: tx)
+
+
+def per_parameter(step_size: float) -> Rule:
+    """Meta-SGD: one learned step size per parameter, theta' = theta - alpha * grad L (elementwise).
+
+    Args:
+        step_size: the start of every alpha, > 0.
+
+    Example:
+        >>> per_parameter(0.1).init({"w": jnp.ones(2)})["w"].tolist()
+        [0.10000000149011612, 0.10000000149011612]
+
+    Source:
+        Li, Zhou, Chen, Li. Meta-SGD: Learning to Learn Quickly for Few-Shot Learning, 2017.
+    """
+
+    def update(grads: Params, state: Any, params: Params, alpha: Params) -> tuple[Params, Any]:
+        return jax.tree.map(lambda a, g: -a * g, alpha, grads), state
+
+    def tx(alpha: Params) -> optax.GradientTransformation:
+        return optax.GradientTransformation(
+            lambda params: optax.EmptyState(), lambda g, s, p=None: update(g, s, p, alpha)
+        )
+
+    return Rule(init=lambda p: jax.tree.map(lambda w: jnp.full_like(w, step_size), p), tx=tx)
+
+
+def per_layer_and_step(step_size: float, *, steps: int) -> Rule:
+    """MAML++: one learned step size per parameter array and inner step.
+
+    theta_{s+1} = theta_s - alpha_{l,s} grad L, l the array, s = 0..steps-1; further steps, taken at
+    test time only, repeat the last size.
+
+    Args:
+        step_size: the start of every alpha, > 0.
+        steps: how many sizes each array has, >= 1.
+
+    Example:
+        >>> per_layer_and_step(0.1, steps=3).init({"w": jnp.ones((2, 2))})["w"].shape
+        (3,)
+
+    Source:
+        Antoniou, Edwards, Storkey. How to train your MAML, 2019.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+
+    def tx(alpha: Params) -> optax.GradientTransformation:
+        def update(grads: Params, count: Array, params: Params = None) -> tuple[Params, Array]:
+            s = jnp.minimum(count, steps - 1)
+            return jax.tree.map(lambda a, g: -a[s] * g, alpha, grads), count + 1
+
+        return optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
+
+    return Rule(
+        init=lambda p: jax.tree.map(lambda w: jnp.full((steps,), step_size, w.dtype), p), tx=tx
+    )
+
+
+def split(params: Params, where: Callable[[str], bool] | None) -> tuple[Params, Params]:
+    """Parameters as (adapted, shared); `where` judges each array by its path, as in "head/kernel".
+
+    Both halves keep the structure, with None in place of what is in the other. None for `where`
+    adapts everything.
+
+    Raises:
+        ValueError: when nothing is chosen, naming the paths there are.
+
+    Example:
+        >>> split({"body": 1.0, "head": 2.0}, lambda path: path.startswith("head"))
+        ({'body': None, 'head': 2.0}, {'body': 1.0, 'head': None})
+    """
+    paths = jax.tree.map_with_path(
+        lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
+    )
+    chosen = jax.tree.map(lambda path: where is None or bool(where(path)), paths)
+    if not any(jax.tree.leaves(chosen)):
+        raise ValueError(f"nothing to adapt: no path is chosen among {jax.tree.leaves(paths)}")
+    return (
+        jax.tree.map(lambda c, w: w if c else None, chosen, params),
+        jax.tree.map(lambda c, w: None if c else w, chosen, params),
+    )
+
+
+def merge(adapted: Params, shared: Params) -> Params:
+    """The parameters that `split` took apart.
+
+    Example:
+        >>> merge({"body": None, "head": 2.0}, {"body": 1.0, "head": None})
+        {'body': 1.0, 'head': 2.0}
+    """
+    return jax.tree.map(
+        lambda a, s: s if a is None else a, adapted, shared, is_leaf=lambda leaf: leaf is None
+    )
+
+
+def start(params: Params, tx: optax.GradientTransformation) -> Fast:
+    """Adaptation before its first step."""
+    return Fast(params, tx.init(params))
+
+
+def adapt(
+    loss: InnerLoss,
+    fast: Fast,
+    tx: optax.GradientTransformation,
+    key: Key,
+    *,
+    steps: int,
+    first_order: bool = False,
+    unroll: bool = False,
+    remat: bool = True,
+) -> Fast:
+    """`steps` updates of `tx` on `loss`, differentiable in `fast` and in what `loss` closes over.
+
+    theta_{s+1} = theta_s + u(grad loss(theta_s)), s = 0..steps-1; for SGD u(g) = -alpha g.
+
+    Args:
+        loss: (params, key) -> scalar; the key is new at each step.
+        fast: where to begin, from `start` or an earlier call.
+        tx: the update rule.
+        key: a typed key.
+        steps: number of updates, >= 0.
+        first_order: take the inner gradients as constants in the outer gradient.
+        unroll: a Python loop instead of a scan. Convolutions in a scan crawl on CPU.
+        remat: recompute each step in the backward pass instead of storing what is inside it, so
+            that memory grows by one copy of the parameters per step and no more.
+
+    Returns:
+        The adapted `Fast`.
+
+    Raises:
+        ValueError: for a negative number of steps.
+
+    Example:
+        >>> tx = optax.sgd(0.25)
+        >>> fast = start(jnp.array(1.0), tx)
+        >>> adapt(lambda w, key: w**2, fast, tx, jax.random.key(0), steps=2).params.item()
+        0.25
+
+    Source:
+        Finn, Abbeel, Levine. Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks,
+        2017, equation 1.
+    """
+    if steps < 0:
+        raise ValueError(f"steps must be at least 0, got {steps}")
+
+    def step(fast: Fast, key: Key) -> tuple[Fast, None]:
+        grads = jax.grad(loss)(fast.params, key)
+        if first_order:
+            grads = jax.lax.stop_gradient(grads)
+        updates, opt_state = tx.update(grads, fast.opt_state, fast.params)
+        return Fast(optax.apply_updates(fast.params, updates), opt_state), None
+
+    if remat:
+        # Inside a scan nothing can be merged across steps, so guarding against it only costs.
+        step = jax.checkpoint(step, prevent_cse=unroll)
+    keys = jax.random.split(key, steps)
+    if not unroll:
+        return jax.lax.scan(step, fast, keys)[0]
+    for s in range(steps):
+        fast, _ = step(fast, keys[s])
+    return fast
+
+
+def trajectory(
+    loss: InnerLoss,
+    fast: Fast,
+    tx: optax.GradientTransformation,
+    key: Key,
+    *,
+    steps: int,
+    measure: Callable[[Params], Any],
+    unroll: bool = False,
+) -> Any:
+    """`measure` of the parameters before the first and after every step, with no outer gradient.
+
+    The gradient-free path for evaluation: one set of parameters is alive at a time.
+
+    Args:
+        loss: as in `adapt`.
+        fast: as in `adapt`.
+        tx: as in `adapt`.
+        key: as in `adapt`.
+        steps: number of updates S, >= 0.
+        measure: (params) -> any pytree of arrays.
+        unroll: as in `adapt`.
+
+    Returns:
+        The measures stacked on a leading axis [S + 1].
+
+    Raises:
+        ValueError: for a negative number of steps.
+
+    Example:
+        >>> tx = optax.sgd(0.25)
+        >>> fast = start(jnp.array(1.0), tx)
+        >>> trajectory(lambda w, key: w**2, fast, tx, jax.random.key(0), steps=2,
+        ...            measure=lambda w: w).tolist()
+        [1.0, 0.5, 0.25]
+    """
+    if steps < 0:
+        raise ValueError(f"steps must be at least 0, got {steps}")
+
+    def step(fast: Fast, key: Key) -> tuple[Fast, Any]:
+        fast = adapt(loss, fast, tx, key, steps=1, first_order=True, remat=False, unroll=True)
+        fast = jax.lax.stop_gradient(fast)
+        return fast, measure(fast.params)
+
+    first = measure(jax.lax.stop_gradient(fast.params))
+    keys = jax.random.split(key, steps)
+    if unroll:
+        rest = []
+        for s in range(steps):
+            fast, value = step(fast, keys[s])
+            rest.append(value)
+        return jax.tree.map(lambda *values: jnp.stack(values), first, *rest)
+    _, later = jax.lax.scan(step, fast, keys)
+    return jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), first, later)

@@ -1,0 +1,238 @@
+"""Networks, as pairs of pure functions. The only file that imports flax.
+
+Parameters are plain nested dicts, nothing is mutable and there are no running averages, so any
+other `Net(init, apply)` takes the place of these. Images are [n, H, W] or [n, H, W, channels];
+uint8 is scaled to [0, 1] inside.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from lml_jax.conv import conv2d
+from lml_jax.names import known
+from lml_jax.types import Key, Net, Params
+
+Norm = Literal["transductive", "group"]
+_NORMS = ("transductive", "group")
+
+
+def mlp(
+    hidden: Sequence[int],
+    outputs: int,
+    *,
+    activation: Callable[[Array], Array] = nn.relu,
+    scale: float | None = None,
+) -> Net:
+    """A multi-layer perceptron on x [n, ...], flattened from axis 1.
+
+    Args:
+      hidden: widths of the hidden layers, in order; may be empty.
+      outputs: width of the last layer, which is linear.
+      activation: applied after each hidden layer.
+      scale: kernels start at a normal of this standard deviation (MAML: 0.01), truncated at two
+        of them; None takes Glorot's.
+
+    Returns:
+      A net with outputs [n, outputs].
+
+    Example:
+      >>> net = mlp((40, 40), 1)
+      >>> x = jnp.ones((10, 1))
+      >>> net.apply(net.init(jax.random.key(0), x), x).shape
+      (10, 1)
+    """
+    _check_positive(outputs=outputs, **{f"hidden[{i}]": h for i, h in enumerate(hidden)})
+    kernel_init = nn.initializers.glorot_uniform() if scale is None else _truncated(scale)
+    return _net(_Mlp(tuple(hidden), outputs, activation, kernel_init), "mlp", _any_rank)
+
+
+def conv4(
+    outputs: int | None,
+    *,
+    filters: int = 64,
+    pool: bool = False,
+    norm: Norm = "transductive",
+    group_size: int = 8,
+    eps: float = 1e-3,
+) -> Net:
+    """Four blocks of [3x3 convolution, normalisation, ReLU], then a linear head.
+
+    Each block halves the image: with stride 2, then the mean over what is left, as MAML does for
+    Omniglot; or with 2x2 max-pooling and all features kept, as for MiniImageNet. Kernels start at
+    Glorot's, the head at a normal of standard deviation 0.01, truncated at two of them.
+
+    Args:
+      outputs: width of the head; None for no head: the embedding itself.
+      filters: channels of each block.
+      pool: max-pooling instead of strides.
+      norm: "transductive" normalises each channel by the mean and (biased) variance over the batch
+        at hand, so that predictions depend on the other images, padding included; "group"
+        normalises groups of channels within each image.
+      group_size: channels in a group, for "group".
+      eps: added to the variance.
+
+    Returns:
+      A net with outputs [n, outputs], or embeddings [n, features].
+
+    Example:
+      >>> net = conv4(5, norm="group")
+      >>> x = jnp.zeros((2, 28, 28), jnp.uint8)
+      >>> net.apply(net.init(jax.random.key(0), x), x).shape
+      (2, 5)
+
+    Reference:
+      C. Finn, P. Abbeel, S. Levine, Model-Agnostic Meta-Learning for Fast Adaptation of Deep
+      Networks, https://arxiv.org/abs/1703.03400, section 5.2 and its code.
+    """
+    _check_positive(
+        filters=filters, group_size=group_size, outputs=1 if outputs is None else outputs
+    )
+    known(norm, _NORMS, what="norm")
+    if norm == "group" and filters % group_size:
+        raise ValueError(f"filters {filters} is not a multiple of group_size {group_size}")
+    groups = filters // group_size if norm == "group" else None
+    return _net(_Conv4(outputs, filters, pool, groups, eps), "conv4", _as_images(16 if pool else 1))
+
+
+def _check_positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+
+
+def _net(module: nn.Module, name: str, shaped: Callable[[str, Array], Array]) -> Net:
+    def init(key: Key, x: Array) -> Params:
+        example = jax.eval_shape(lambda x: shaped(name, _as_float(name, x)), x)
+        return module.lazy_init(key, example)["params"]
+
+    def apply(params: Params, x: Array) -> Array:
+        return module.apply({"params": params}, shaped(name, _as_float(name, x)))
+
+    return Net(init, apply)
+
+
+def _as_float(name: str, x: Array) -> Array:
+    x = jnp.asarray(x)
+    if x.dtype == jnp.uint8:
+        return x.astype(float) / 255
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{name} takes floats, or images of uint8, got {x.dtype.name}")
+    return x
+
+
+def _any_rank(name: str, x: Array) -> Array:
+    if x.ndim < 2:
+        raise ValueError(f"{name} takes x [n, ...] of rank 2 or more, got shape {x.shape}")
+    return x.reshape(x.shape[0], -1)
+
+
+def _as_images(least: int) -> Callable[[str, Array], Array]:
+    def shaped(name: str, x: Array) -> Array:
+        if x.ndim not in (3, 4):
+            raise ValueError(
+                f"{name} takes images [n, H, W] or [n, H, W, channels], got shape {x.shape}"
+            )
+        if min(x.shape[1:3]) < least:
+            raise ValueError(
+                f"{name} takes images of at least {least}x{least}, got shape {x.shape}"
+            )
+        return x if x.ndim == 4 else x[..., None]
+
+    return shaped
+
+
+def _truncated(scale: float) -> nn.initializers.Initializer:
+    return nn.initializers.truncated_normal(scale)
+
+
+class _Mlp(nn.Module):
+    hidden: tuple[int, ...]
+    outputs: int
+    activation: Callable[[Array], Array]
+    kernel_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for i, width in enumerate(self.hidden):
+            x = self.activation(_Linear(width, self.kernel_init, name=f"layer{i + 1}")(x))
+        return _Linear(self.outputs, self.kernel_init, name="head")(x)
+
+
+class _Linear(nn.Module):
+    outputs: int
+    kernel_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.outputs), x.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.outputs,), x.dtype)
+        return x.astype(kernel.dtype) @ kernel + bias[None, :]
+
+
+class _Conv4(nn.Module):
+    outputs: int | None
+    filters: int
+    pool: bool
+    groups: int | None  # None: one statistic a channel, over the batch
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for i in range(4):
+            x = _Conv(self.filters, stride=1 if self.pool else 2, name=f"conv{i + 1}")(x)
+            x = nn.relu(_Norm(self.groups, self.eps, name=f"norm{i + 1}")(x))
+            x = _max_pool(x) if self.pool else x
+        x = x.reshape(x.shape[0], -1) if self.pool else x.mean((1, 2))
+        return (
+            x if self.outputs is None else _Linear(self.outputs, _truncated(0.01), name="head")(x)
+        )
+
+
+class _Conv(nn.Module):
+    filters: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        # No bias: the normalisation that follows has one.
+        shape = (3, 3, x.shape[-1], self.filters)
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape, x.dtype)
+        return conv2d(x.astype(kernel.dtype), kernel, stride=self.stride)
+
+
+class _Norm(nn.Module):
+    groups: int | None
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        c = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (c,), x.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (c,), x.dtype)
+        rows = x.reshape(1 if self.groups is None else x.shape[0], -1, c)
+        centred = rows - _mean(rows, self.groups)
+        var = _mean(centred * centred, self.groups)
+        y = centred * (jax.lax.rsqrt(var + self.eps) * scale[None, None, :]) + bias[None, None, :]
+        return y.reshape(x.shape)
+
+
+def _mean(rows: Array, groups: int | None) -> Array:
+    """The mean over axis 1 of [b, m, c], and over each group of channels; [b, 1, c]."""
+    b, _, c = rows.shape
+    mean = rows.mean(1)
+    if groups is not None:
+        mean = mean.reshape(b, groups, -1).mean(-1, keepdims=True)
+        mean = jnp.broadcast_to(mean, (b, groups, c // groups)).reshape(b, c)
+    return mean[:, None, :]
+
+
+def _max_pool(x: Array) -> Array:
+    """2x2 maximum; an odd last row or column is dropped."""
+    h, w = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    a, b, c, d = (x[:, i:h:2, j:w:2] for i in (0, 1) for j in (0, 1))
+    return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))

@@ -1,0 +1,124 @@
+"""Records and aliases that every other room speaks in.
+
+Arrays are pytree leaves; whatever is static lives in the factory that made the record.
+One leading axis is written first in brackets, so `[n, H, W]` is a batch of n images.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+
+Params = Any  # any pytree of arrays
+Key = Array  # a typed key, as made by jax.random.key
+Metrics = dict[str, Array]
+
+Apply = Callable[[Params, Array], Array]  # (params, x [n, ...]) -> logits [n, C] or outputs [n, d]
+ExampleLoss = Callable[[Array, Array], Array]  # (outputs [n, ...], y [n, ...]) -> losses [n]
+
+
+class Batch(NamedTuple):
+    """Examples. `x` [n, ...]; `y` [n] labels (-1: unlabelled) or [n, d] targets; `weight` [n].
+
+    A weight of 0 marks padding; None means that every example counts 1.
+    """
+
+    x: Array
+    y: Array
+    weight: Array | None = None
+
+
+class Task(NamedTuple):
+    """One episode: adapt on `support`, judge on `query`.
+
+    `id` is the task's position in a stream, and says that labels are numbered over the whole
+    stream; None says that the classes of this episode were renumbered 0..N-1.
+    """
+
+    support: Batch
+    query: Batch
+    id: Array | None = None
+
+
+# (params, task, key) -> (scalar, metrics): the one signature of everything that is minimised.
+Loss = Callable[[Params, Task, Key], tuple[Array, Metrics]]
+
+
+class Net(NamedTuple):
+    """A network as two pure functions; any library's model fits."""
+
+    init: Callable[[Key, Array], Params]  # (key, x_example [n, ...]) -> params
+    apply: Apply
+
+
+class Learner(NamedTuple):
+    """A few-shot learner. `fast` is opaque: whatever adaptation produced."""
+
+    init: Callable[[Key, Array], Params]  # (key, x_example) -> params
+    adapt: Callable[..., Any]  # (params, support, key, fast=None) -> fast; None starts anew
+    predict: Callable[[Params, Any, Array], Array]  # (params, fast, x) -> logits or outputs
+
+
+class MemoryBank(NamedTuple):
+    """A bank of fixed capacity; its state is an immutable pytree."""
+
+    init: Callable[[Any], Any]  # (example_item) -> bank
+    insert: Callable[..., Any]  # (bank, batch, key, where=None) -> bank
+    sample: Callable[..., tuple[Any, Array]]  # (bank, key, *, n) -> (batch, valid bool[n])
+
+
+class LifelongLearner(NamedTuple):
+    """A learner on a stream of tasks. `logits` are always [n, C]; unseen classes are masked."""
+
+    init: Callable[[Key, Batch], Any]  # (key, example) -> state
+    step: Callable[[Any, Task, Key], tuple[Any, Metrics]]  # (state, tasks, key) -> (state, metrics)
+    end_task: Callable[[Any, Batch, Key], Any]  # (state, batch, key) -> state
+    predict: Callable[[Any, Batch, Array, Key], Array]  # (state, support, x, key) -> logits
+    recall: Callable[[Any, Array, Key], Array]  # (state, x, key) -> logits
+
+
+class Stream(NamedTuple):
+    """A sequence of tasks over one label space of `classes` labels.
+
+    `members` is bool [tasks, classes]: which labels occur in which task. `i` may be traced.
+    """
+
+    tasks: int
+    classes: int
+    members: Array
+    episodes: Callable[[Array | int, Key], Task]  # (i, key) -> tasks, leading axis [meta-batch]
+    train: Callable[[Array | int], Batch]
+    test: Callable[[Array | int], Batch]
+
+
+class TrainState(NamedTuple):
+    """What a train step carries. `bad_step` is -1 until a loss or gradient was not finite."""
+
+    params: Params
+    opt_state: Any
+    step: Array  # int32, updates done
+    bad_step: Array  # int32, the first step whose update was refused
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled examples on the device, indexed by class.
+
+    `x` [n, ...] (images as uint8, ink bright); `index` int32 [C, M] gives the rows of `x` of each
+    class, of which the first `count[c]` are real and the rest repeat row 0; `group` int32 [C] is
+    the alphabet (or script, or super-class) of each class, an index into `groups`.
+    """
+
+    x: Array
+    index: Array
+    count: Array
+    group: Array
+    groups: tuple[str, ...] = field(default=(), metadata={"static": True})
+
+    @property
+    def classes(self) -> int:
+        """Number of classes C."""
+        return self.index.shape[0]

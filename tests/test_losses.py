@@ -1,0 +1,51 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lml_jax import losses
+from lml_jax.types import Batch
+
+
+@pytest.mark.parametrize("variant", [lambda f: f, jax.jit])
+def test_cross_entropy_literal(variant):
+    logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]))
+    got = variant(losses.cross_entropy)(logits, jnp.array([1, 2]))
+    np.testing.assert_allclose(got, [np.log(4.0), -np.log(0.7)], rtol=1e-6)
+
+
+def test_masked_logits_take_no_part_and_have_no_gradient():
+    logits = jnp.array([[1.0, 2.0, 3.0]])
+    keep = jnp.array([True, True, False])
+
+    def loss(z):
+        return losses.cross_entropy(losses.mask_logits(z, keep), jnp.array([0]))[0]
+
+    np.testing.assert_allclose(loss(logits), np.log(1 + np.e), rtol=1e-6)
+    grad = jax.grad(loss)(logits)[0]
+    p = np.e / (1 + np.e)
+    np.testing.assert_allclose(grad, [-p, p, 0.0], rtol=1e-6)
+
+
+def test_unlabelled_examples_give_no_loss_and_no_weight():
+    batch = Batch(jnp.zeros((2, 1)), jnp.array([-1, 0]), jnp.array([1.0, 0.5]))
+    assert losses.cross_entropy(jnp.zeros((2, 3)), batch.y)[0] == 0.0
+    np.testing.assert_allclose(losses.labelled(batch), [0.0, 0.5])
+
+
+def test_squared_error_literal():
+    got = losses.squared_error(jnp.array([[1.0, 3.0]]), jnp.array([[2.0, 0.0]]))
+    np.testing.assert_allclose(got, [5.0])
+
+
+def test_weighted_mean_of_nothing_is_zero_even_beside_infinity():
+    values, nothing = jnp.array([jnp.inf, 1.0]), jnp.zeros(2)
+    assert losses.weighted_mean(values, nothing) == 0.0
+    assert losses.weighted_mean(values, jnp.array([0.0, 2.0])) == 1.0
+
+
+def test_wrong_ranks_are_refused():
+    with pytest.raises(AssertionError):
+        losses.cross_entropy(jnp.zeros(3), jnp.array([0]))
+    with pytest.raises(AssertionError):
+        losses.squared_error(jnp.zeros((2, 1)), jnp.zeros((2, 2)))

@@ -1,0 +1,132 @@
+"""Networks: shapes, images of either type, what a prediction depends on, and the messages."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lml_jax import nets
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def images(n=4, side=16, seed=0):
+    return jax.random.randint(jax.random.key(seed), (n, side, side), 0, 256).astype(jnp.uint8)
+
+
+NETS = {
+    "mlp": lambda outputs: nets.mlp((8, 8), outputs),
+    "strided": lambda outputs: nets.conv4(outputs, filters=8),
+    "pooled": lambda outputs: nets.conv4(outputs, filters=8, pool=True),
+    "group": lambda outputs: nets.conv4(outputs, filters=8, norm="group"),
+}
+
+
+@pytest.mark.parametrize("make", NETS.values(), ids=NETS)
+def test_outputs_params_and_uint8(make):
+    net, x = make(5), images()
+    params = net.init(jax.random.key(1), x)
+    assert type(params) is dict
+    assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(params))
+    apply = jax.jit(net.apply)
+    logits = apply(params, x)
+    assert logits.shape == (4, 5)
+    assert logits.dtype == jnp.float32
+    as_float = x.astype(jnp.float32) / 255
+    np.testing.assert_allclose(apply(params, as_float), logits, atol=1e-6)
+    np.testing.assert_allclose(apply(params, as_float[..., None]), logits, atol=1e-6)
+    again = net.init(jax.random.key(1), as_float)
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+@pytest.mark.parametrize(
+    ("side", "pool", "features"),
+    [(28, False, 8), (84, False, 8), (5, False, 8), (28, True, 8), (35, True, 2 * 2 * 8)],
+)
+def test_embedding_width(side, pool, features):
+    net = nets.conv4(None, filters=8, pool=pool)
+    x = images(2, side)
+    params = jax.eval_shape(net.init, jax.random.key(1), x)
+    assert "head" not in params
+    assert jax.eval_shape(net.apply, params, x).shape == (2, features)
+
+
+def test_initial_head_is_small_and_kernels_are_glorot():
+    params = nets.conv4(20).init(jax.random.key(0), images())
+    assert params["head"]["kernel"].std() == pytest.approx(0.0088, rel=0.1)
+    assert params["conv2"]["kernel"].std() == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.05)
+    assert nets.mlp((40,), 1, scale=0.01).init(jax.random.key(0), jnp.ones((3, 40)))["layer1"][
+        "kernel"
+    ].std() == pytest.approx(0.0088, rel=0.1)
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_group_statistics_do_not_mix_images_and_transductive_ones_do(pool):
+    x, other = images(), images(seed=9).at[0].set(images()[0])
+    for norm, alone in [("group", True), ("transductive", False)]:
+        net = nets.conv4(5, filters=8, norm=norm, pool=pool)
+        params = net.init(jax.random.key(1), x)
+        apply = jax.jit(net.apply)
+        same = np.allclose(apply(params, x)[0], apply(params, other)[0], atol=1e-7)
+        assert same == alone
+
+
+@pytest.mark.parametrize("groups", [None, 4])
+def test_normalisation_is_that_of_the_equation(groups):
+    x = 30 + 3 * jax.random.normal(jax.random.key(0), (5, 7, 6, 8))
+    module = nets._Norm(groups, 1e-3)
+    params = {"scale": jnp.arange(8.0), "bias": jnp.arange(8.0) - 3}
+    got = module.apply({"params": params}, x)
+    axes = (0, 1, 2) if groups is None else (1, 2, 4)
+    v = np.asarray(x, np.float64)
+    v = v if groups is None else v.reshape(5, 7, 6, groups, -1)
+    v = (v - v.mean(axes, keepdims=True)) / np.sqrt(v.var(axes, keepdims=True) + 1e-3)
+    want = v.reshape(x.shape) * np.arange(8.0) + np.arange(8.0) - 3
+    np.testing.assert_allclose(got, want, atol=2e-4)
+
+
+@pytest.mark.parametrize("make", NETS.values(), ids=NETS)
+def test_vmap_over_params_equals_a_loop(make):
+    net = make(3)
+    x = jnp.stack([images(seed=1), images(seed=2)])
+    params = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 2), x)
+    got = jax.jit(jax.vmap(net.apply))(params, x)
+    alone = jax.jit(net.apply)
+    for t in range(2):
+        one = alone(jax.tree.map(lambda p: p[t], params), x[t])  # noqa: B023
+        np.testing.assert_allclose(got[t], one, atol=1e-5)
+
+
+def test_constant_images_have_finite_second_derivatives():
+    net = nets.conv4(2, filters=8)
+    x = jnp.zeros((3, 8, 8))
+    params = net.init(jax.random.key(0), x)
+
+    def loss(p):
+        return jnp.sum(net.apply(p, x) ** 2)
+
+    hessian_vector = jax.jit(lambda p: jax.jvp(jax.grad(loss), (p,), (p,))[1])(params)
+    assert all(jnp.isfinite(h).all() for h in jax.tree.leaves(hessian_vector))
+
+
+def test_max_pool_keeps_the_largest_and_drops_an_odd_edge():
+    x = jnp.arange(15.0).reshape(1, 3, 5, 1)
+    np.testing.assert_array_equal(nets._max_pool(x)[0, :, :, 0], [[6, 8]])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: nets.conv4(5, norm="grup"), "unknown norm 'grup'; did you mean 'group'"),
+        (lambda: nets.conv4(5, filters=12, norm="group"), "filters 12 is not a multiple"),
+        (lambda: nets.conv4(0), "outputs must be at least 1, got 0"),
+        (lambda: nets.mlp((4, 0), 2), r"hidden\[1\] must be at least 1, got 0"),
+        (lambda: nets.conv4(5).init(jax.random.key(0), jnp.ones((2, 9))), r"got shape \(2, 9\)"),
+        (lambda: nets.conv4(5, pool=True).init(jax.random.key(0), images(2, 12)), "at least 16x16"),
+        (lambda: nets.mlp((4,), 2).init(jax.random.key(0), jnp.ones(3)), r"got shape \(3,\)"),
+        (lambda: nets.mlp((4,), 2).init(jax.random.key(0), jnp.ones((2, 3), int)), "got int32"),
+    ],
+)
+def test_messages_name_what_was_wrong(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
