@@ -1,0 +1,1 @@
+"""Sources of examples, episodes, streams of tasks."""
