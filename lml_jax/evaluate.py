@@ -1,0 +1,109 @@
+"""Measures that train something: a few-shot learner on many test episodes."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from lml_jax import losses
+from lml_jax.types import Batch, Key, Learner, Params, Task
+
+QueryScore = Callable[[Array, Batch], Array]  # (outputs, query) -> scalar
+
+
+def query_accuracy(outputs: Array, query: Batch) -> Array:
+    """Accuracy in [0, 1] on the labelled examples of a query set."""
+    hits = (jnp.argmax(outputs, axis=1) == query.y).astype(float)
+    return losses.weighted_mean(hits, losses.labelled(query))
+
+
+def query_squared_error(outputs: Array, query: Batch) -> Array:
+    """Mean squared error on a query set."""
+    return jnp.mean(losses.squared_error(outputs, query.y))
+
+
+def per_inner_step(learner: Learner, *, steps: int, score: QueryScore) -> Callable[..., Array]:
+    """Scores of one task before the first and after every inner step.
+
+    Args:
+        learner: one that takes a single inner step in `adapt`, and goes on from `fast`.
+        steps: S, inner steps at test time.
+        score: of the outputs on the query set.
+
+    Returns:
+        (params, task, key) -> scores [S + 1].
+
+    Example:
+        >>> from lml_jax import nets
+        >>> from lml_jax.data.synthetic import sinusoids
+        >>> from lml_jax.learners.maml import maml
+        >>> learner = maml(nets.mlp([8], 1), optax.sgd(0.01), steps=1, loss=losses.squared_error)
+        >>> params = learner.init(jax.random.key(0), jnp.zeros((1, 1)))
+        >>> task = jax.tree.map(lambda leaf: leaf[0],
+        ...                     sinusoids(tasks=1, shots=5, queries=5)((), jax.random.key(1)))
+        >>> per_inner_step(learner, steps=10, score=query_squared_error)(
+        ...     params, task, jax.random.key(2)).shape
+        (11,)
+    """
+
+    def of_task(params: Params, task: Task, key: Key) -> Array:
+        empty = jax.tree.map(lambda leaf: leaf[:0], task.support)
+        fast = learner.adapt(params, empty, key)
+        scores = [score(learner.predict(params, fast, task.query.x), task.query)]
+        # A Python loop: convolutions inside a scan crawl on CPU.
+        for s in range(steps):
+            fast = learner.adapt(params, task.support, jax.random.fold_in(key, s), fast)
+            scores.append(score(learner.predict(params, fast, task.query.x), task.query))
+        return jnp.stack(scores)
+
+    return of_task
+
+
+def over_episodes(
+    of_task: Callable[..., Array],
+    params: Params,
+    sample: Callable[[Any, Key], Task],
+    data: Any,
+    key: Key,
+    *,
+    episodes: int,
+) -> Iterator[np.ndarray]:
+    """Scores of `episodes` test episodes, a meta-batch at a time, each [tasks, S + 1].
+
+    Args:
+        of_task: from `per_inner_step`.
+        params: of the learner.
+        sample: (data, key) -> tasks.
+        data: where `sample` draws from.
+        key: a typed key.
+        episodes: how many in all; the last meta-batch is cut.
+
+    Raises:
+        ValueError: for fewer than one episode.
+
+    Example:
+        >>> sample = lambda data, key: jnp.arange(4.0)
+        >>> of_task = lambda params, task, key: params * task[None]
+        >>> scores = over_episodes(of_task, 2.0, sample, (), jax.random.key(0), episodes=6)
+        >>> np.concatenate(list(scores))[:, 0].tolist()
+        [0.0, 2.0, 4.0, 6.0, 0.0, 2.0]
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes must be at least 1, got {episodes}")
+
+    def batch(params: Params, data: Any, key: Key) -> Array:
+        key_sample, key_task = jax.random.split(key)
+        tasks = sample(data, key_sample)
+        count = jax.tree.leaves(tasks)[0].shape[0]
+        keys = jax.random.split(key_task, count)
+        return jax.vmap(of_task, in_axes=(None, 0, 0))(params, tasks, keys)
+
+    compiled = jax.jit(batch)
+    done = 0
+    while done < episodes:
+        scores = np.asarray(compiled(params, data, jax.random.fold_in(key, done)))
+        yield scores[: episodes - done]
+        done += len(scores)

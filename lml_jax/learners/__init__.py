@@ -1,0 +1,1 @@
+"""Few-shot learners: one file, one paper, each a factory of a `Learner`."""

@@ -1,0 +1,110 @@
+"""Reptile: move the initialisation towards the adapted weights."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from lml_jax import inner, losses
+from lml_jax.types import Batch, ExampleLoss, Key, Learner, Loss, Metrics, Net, Params, Task
+
+
+def reptile(
+    net: Net,
+    tx: optax.GradientTransformation,
+    *,
+    steps: int,
+    batch_size: int | None = None,
+    loss: ExampleLoss = losses.cross_entropy,
+    unroll: bool = False,
+) -> Learner:
+    """A learner adapted by `steps` updates of `tx`, each on a random batch of the support set.
+
+    theta~ = U^k(theta), k = `steps`.
+
+    Args:
+        net: the network; the parameters are its own.
+        tx: the inner update rule; the paper uses `optax.adam(1e-3, b1=0)`.
+        steps: inner steps k, >= 0.
+        batch_size: examples a step, drawn without replacement; None takes all of them.
+        loss: of one example.
+        unroll: a Python loop over inner steps; right for convolutions on CPU.
+
+    Returns:
+        A `Learner`. Train it with `make_train_step(surrogate(learner), optax.sgd(1.0))`.
+
+    Raises:
+        ValueError: for a negative number of steps, or a batch below 1 or above the support set.
+
+    Example:
+        >>> from lml_jax import nets
+        >>> learner = reptile(nets.mlp([40], 5), optax.adam(1e-3, b1=0.0), steps=5, batch_size=10)
+
+    Source:
+        Nichol, Achiam, Schulman. On First-Order Meta-Learning Algorithms, 2018, algorithm 2.
+    """
+    if steps < 0:
+        raise ValueError(f"steps must be at least 0, got {steps}")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+
+    def adapt(
+        params: Params, support: Batch, key: Key, fast: inner.Fast | None = None
+    ) -> inner.Fast:
+        fast = inner.start(params, tx) if fast is None else fast
+        n = support.x.shape[0]
+        if n == 0:
+            return fast
+        if batch_size is not None and batch_size > n:
+            raise ValueError(f"batch_size {batch_size} is more than the {n} support examples")
+        weight = losses.labelled(support)
+
+        def batch_loss(weights: Params, key: Key) -> Array:
+            rows = jax.random.permutation(key, n)[:batch_size]
+            outputs = net.apply(weights, support.x[rows])
+            return losses.weighted_mean(loss(outputs, support.y[rows]), weight[rows])
+
+        return inner.adapt(
+            batch_loss, fast, tx, key, steps=steps, first_order=True, unroll=unroll, remat=False
+        )
+
+    def predict(params: Params, fast: inner.Fast, x: Array) -> Array:
+        return net.apply(fast.params, x)
+
+    return Learner(net.init, adapt, predict)
+
+
+def surrogate(learner: Learner, *, loss: ExampleLoss = losses.cross_entropy) -> Loss:
+    """A loss whose gradient is Reptile's direction, for the same train step as every learner.
+
+    S(theta) = <theta, stop(theta - theta~)>, so grad S = theta - theta~: an outer step of SGD with
+    rate epsilon gives theta + epsilon (theta~ - theta). All labelled examples of the task, support
+    and query, are adapted on, as in the paper.
+
+    Args:
+        learner: whose `fast.params` has the structure of its parameters, as `reptile` makes it.
+        loss: of one example, for the metrics.
+
+    Returns:
+        A `Loss`; the scalar is S, the true loss of the adapted weights is in the metrics.
+
+    Example:
+        >>> from lml_jax import nets
+        >>> of_task = surrogate(reptile(nets.mlp([8], 5), optax.sgd(0.1), steps=3))
+
+    Source:
+        Nichol, Achiam, Schulman. On First-Order Meta-Learning Algorithms, 2018, algorithm 2.
+    """
+
+    def of_task(params: Params, task: Task, key: Key) -> tuple[Array, Metrics]:
+        both = jax.tree.map(lambda s, q: jnp.concatenate([s, q]), task.support, task.query)
+        fast = jax.lax.stop_gradient(learner.adapt(params, both, key))
+        dots = jax.tree.map(
+            lambda w, f: jnp.sum(w * jax.lax.stop_gradient(w - f)), params, fast.params
+        )
+        outputs = learner.predict(params, fast, both.x)
+        true = losses.weighted_mean(loss(outputs, both.y), losses.labelled(both))
+        metrics = {"true_loss": jax.lax.stop_gradient(true)}
+        return jax.tree.reduce(jnp.add, dots), metrics
+
+    return of_task

@@ -1,0 +1,231 @@
+"""The outer loop: the loss of an episode, a train step, and runs of many steps."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from lml_jax import losses
+from lml_jax.parallel import BatchLoss, vmap_mean
+from lml_jax.types import ExampleLoss, Key, Learner, Loss, Metrics, Params, Task, TrainState
+
+Step = Callable[[Any, Any, Key], tuple[Any, Metrics]]
+
+
+class DivergedError(FloatingPointError):
+    """A loss or gradient stopped being finite. `state` is the last good one."""
+
+    def __init__(self, message: str, state: Any) -> None:
+        super().__init__(message)
+        self.state = state
+
+
+def episode_loss(learner: Learner, *, loss: ExampleLoss = losses.cross_entropy) -> Loss:
+    """The outer loss of one episode: adapt on the support set, judge on the query set.
+
+    L(theta) = 1/n sum_{(x, y) in query} l(f(x; adapt(theta, support)), y).
+
+    Args:
+        learner: any `Learner`.
+        loss: l, (outputs [n, ...], y [n, ...]) -> [n].
+
+    Returns:
+        A `Loss`; its metrics are `loss` and, where labels are integers, `accuracy` in [0, 1].
+
+    Example:
+        >>> from lml_jax import inner, nets
+        >>> from lml_jax.learners.maml import maml
+        >>> learner = maml(nets.mlp([8], 5), inner.fixed(optax.sgd(0.1)), steps=1)
+        >>> step = make_train_step(episode_loss(learner), optax.adam(1e-3))
+    """
+
+    def of_task(params: Params, task: Task, key: Key) -> tuple[Array, Metrics]:
+        fast = learner.adapt(params, task.support, key)
+        outputs = learner.predict(params, fast, task.query.x)
+        weight = losses.labelled(task.query)
+        value = losses.weighted_mean(loss(outputs, task.query.y), weight)
+        metrics = {"loss": value}
+        if jnp.issubdtype(task.query.y.dtype, jnp.integer):
+            hits = jnp.argmax(outputs, axis=-1) == task.query.y
+            metrics["accuracy"] = losses.weighted_mean(hits.astype(value.dtype), weight)
+        return value, metrics
+
+    return of_task
+
+
+def init_state(params: Params, tx: optax.GradientTransformation) -> TrainState:
+    """A `TrainState` at step 0.
+
+    Example:
+        >>> int(init_state({"w": jnp.zeros(2)}, optax.adam(1e-3)).step)
+        0
+    """
+    return TrainState(
+        params, tx.init(params), jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32)
+    )
+
+
+def make_train_step(
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    *,
+    reduce: Callable[[Loss], BatchLoss] = vmap_mean,
+) -> Step:
+    """One update of `tx` on the loss of a meta-batch.
+
+    theta <- theta - beta grad L(theta), or what `tx` makes of the gradient. An update that is not
+    finite is refused: the state stays at the last good one, `bad_step` says which step it was, and
+    no later step changes anything.
+
+    Args:
+        loss: the loss of one task.
+        tx: the outer update rule.
+        reduce: from the loss of one task to that of a meta-batch; where tasks go to devices.
+
+    Returns:
+        (state, tasks, key) -> (state, metrics); the caller owns jit and donation.
+
+    Example:
+        >>> step = make_train_step(lambda w, t, key: ((w - t) ** 2, {}), optax.sgd(0.5))
+        >>> state = init_state(jnp.array(0.0), optax.sgd(0.5))
+        >>> step(state, jnp.array([1.0, 3.0]), jax.random.key(0))[0].params.item()
+        2.0
+    """
+    value_and_grad = jax.value_and_grad(reduce(loss), has_aux=True)
+
+    def step(state: TrainState, tasks: Task, key: Key) -> tuple[TrainState, Metrics]:
+        (value, metrics), grads = value_and_grad(state.params, tasks, key)
+        return update(state, value, grads, tx), {"loss": value, **metrics}
+
+    return step
+
+
+def update(
+    state: TrainState, value: Array, grads: Params, tx: optax.GradientTransformation
+) -> TrainState:
+    """`state` after one step of `tx`, or as it was if the loss or a gradient is not finite."""
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    new = TrainState(
+        optax.apply_updates(state.params, updates), opt_state, state.step + 1, state.bad_step
+    )
+    finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(grads))
+    good = finite & (state.bad_step < 0)
+    kept = jax.tree.map(partial(jnp.where, good), new, state)
+    bad_step = jnp.where(finite | (state.bad_step >= 0), state.bad_step, state.step)
+    return kept._replace(bad_step=bad_step)
+
+
+def make_runner(
+    step: Step, sample: Callable[[Any, Key], Any], *, scan: bool = False
+) -> Callable[[Any, Any, Key, int], tuple[Any, Metrics]]:
+    """Compile `step` together with the sampling of its tasks.
+
+    Step t draws its tasks and its randomness from `fold_in(key, t)`, t = `state.step`, so a run
+    may be cut anywhere and goes on as if it had not been.
+
+    Args:
+        step: (state, tasks, key) -> (state, metrics); the state has `step` and `bad_step`.
+        sample: (data, key) -> tasks, run inside jit.
+        scan: one compiled scan; else a loop over one step. A scan is faster for MLPs;
+            convolutions inside a scan crawl on CPU.
+
+    Returns:
+        (state, data, key, length) -> (state, metrics [length]); donates the state it is given,
+        and compiles once (with `scan`, once for each length).
+
+    Example:
+        >>> step = make_train_step(lambda w, t, key: ((w - t) ** 2, {}), optax.sgd(0.5))
+        >>> many = make_runner(step, lambda data, key: data, scan=True)
+        >>> state = init_state(jnp.array(0.0), optax.sgd(0.5))
+        >>> many(state, jnp.ones(2), jax.random.key(0), 3)[1]["loss"].tolist()
+        [1.0, 0.0, 0.0]
+    """
+
+    def one(state: Any, data: Any, key: Key) -> tuple[Any, Metrics]:
+        key_sample, key_step = jax.random.split(jax.random.fold_in(key, state.step))
+        return step(state, sample(data, key_sample), key_step)
+
+    def scanned(state: Any, data: Any, key: Key, length: int) -> tuple[Any, Metrics]:
+        return jax.lax.scan(lambda s, _: one(s, data, key), state, length=length)
+
+    if scan:
+        return jax.jit(scanned, donate_argnums=0, static_argnums=3)
+    one = jax.jit(one, donate_argnums=0)
+
+    def looped(state: Any, data: Any, key: Key, length: int) -> tuple[Any, Metrics]:
+        history = []
+        for _ in range(length):
+            state, metrics = one(state, data, key)
+            history.append(metrics)
+        return state, jax.tree.map(lambda *values: jnp.stack(values), *history)
+
+    return looped
+
+
+def run(
+    step: Step,
+    sample: Callable[[Any, Key], Any],
+    state: TrainState,
+    data: Any,
+    key: Key,
+    *,
+    steps: int,
+    scan: bool = False,
+    chunk: int = 100,
+) -> Iterator[tuple[TrainState, Metrics]]:
+    """Train for `steps` steps, yielding (state, metrics [chunk]) after each chunk.
+
+    Args:
+        step: from `make_train_step`.
+        sample: (data, key) -> tasks, run inside jit.
+        state: the start; it stays usable, later states are donated from chunk to chunk.
+        data: any pytree of arrays, kept on the device.
+        key: a typed key, the same for the whole run; see `make_runner`.
+        steps: how many steps to do from here, >= 1.
+        scan: as in `make_runner`.
+        chunk: steps between two yields, >= 1; it does not change the result.
+
+    Raises:
+        ValueError: for steps or chunk below 1.
+        DivergedError: at the end of the chunk in which a loss or gradient was not finite; it
+            carries the last good state.
+
+    Example:
+        >>> step = make_train_step(lambda w, t, key: ((w - t) ** 2, {}), optax.sgd(0.5))
+        >>> state = init_state(jnp.array(0.0), optax.sgd(0.5))
+        >>> sample = lambda data, key: data
+        >>> for state, metrics in run(step, sample, state, jnp.ones(2), jax.random.key(0), steps=3):
+        ...     print(metrics["loss"].tolist())
+        [1.0, 0.0, 0.0]
+    """
+    if steps < 1 or chunk < 1:
+        raise ValueError(f"steps and chunk must be at least 1, got {steps} and {chunk}")
+    many = make_runner(step, sample, scan=scan)
+    for first in range(0, steps, chunk):
+        # A copy, for what was yielded, or given by the caller, must outlive the donation.
+        state, metrics = many(copy(state), data, key, min(chunk, steps - first))
+        check_finite(state, metrics)
+        yield state, metrics
+
+
+def copy(state: Any) -> Any:
+    """`state` in buffers of its own."""
+    return jax.tree.map(jnp.copy, state)
+
+
+def check_finite(state: Any, metrics: Metrics, *, where: str = "") -> None:
+    """Raise `DivergedError`, saying at which step and task, if an update was refused."""
+    bad = int(state.bad_step)
+    if bad >= 0:
+        tasks = metrics["bad_task"] if "bad_task" in metrics else jnp.array([-1])
+        found = tasks[tasks >= 0]
+        at = f", task {int(found[0])} of its meta-batch" if found.size else ""
+        raise DivergedError(
+            f"the loss or its gradient was not finite at step {bad}{at}{where}; "
+            "the state is kept as it was before that step",
+            state,
+        )

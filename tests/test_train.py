@@ -1,0 +1,97 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lml_jax import losses, nets, train
+from lml_jax.data.synthetic import sinusoids
+from lml_jax.learners.maml import maml
+from lml_jax.parallel import vmap_mean
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture
+def sine():
+    learner = maml(nets.mlp([16], 1), optax.sgd(0.01), steps=1, loss=losses.squared_error)
+    tx = optax.adam(1e-2)
+    loss = train.episode_loss(learner, loss=losses.squared_error)
+    state = train.init_state(learner.init(KEY, jnp.zeros((1, 1))), tx)
+    return train.make_train_step(loss, tx), sinusoids(tasks=4, shots=5, queries=5), state
+
+
+def final(step, sample, state, **options):
+    for state, metrics in train.run(step, sample, state, (), KEY, **options):  # noqa: B007, B020
+        pass
+    return state, metrics
+
+
+def test_neither_chunks_nor_scan_change_the_result(sine):
+    want, _ = final(*sine, steps=6, chunk=6)
+    for options in ({"chunk": 2}, {"chunk": 4}, {"chunk": 3, "scan": True}):
+        got, _ = final(*sine, steps=6, **options)
+        chex.assert_trees_all_close(got.params, want.params, rtol=1e-5)
+
+
+def test_a_run_that_goes_on_equals_one_that_never_stopped(sine):
+    step, sample, state = sine
+    want, _ = final(step, sample, state, steps=6)
+    half, _ = final(step, sample, state, steps=2)
+    got, _ = final(step, sample, half, steps=4)
+    chex.assert_trees_all_equal(got, want)
+
+
+def test_learning_smoke(sine):
+    step, sample, state = sine
+    means = [m["loss"].mean() for _, m in train.run(step, sample, state, (), KEY, steps=1500,
+                                                    scan=True, chunk=500)]  # fmt: skip
+    assert means[-1] < 0.9 * means[0]
+
+
+def test_the_callers_state_survives(sine):
+    step, sample, state = sine
+    final(step, sample, state, steps=2)
+    assert jnp.isfinite(optax.tree.norm(state.params))
+
+
+def test_the_second_call_compiles_nothing(sine):
+    step, sample, state = sine
+    traced = jax.jit(chex.assert_max_traces(lambda s, k: step(s, sample((), k), k), n=1))
+    for t in range(3):
+        state, _ = traced(state, jax.random.fold_in(KEY, t))
+    assert int(state.step) == 3
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_a_loss_that_is_not_finite_stops_the_run_at_the_last_good_state(scan):
+    def loss(w, task, key):
+        return w * task, {"loss": w * task}
+
+    def sample(data, key):
+        return data
+
+    step = train.make_train_step(loss, optax.sgd(0.1))
+    state = train.init_state(jnp.array(1.0), optax.sgd(0.1))
+    good, _ = final(step, lambda d, k: jnp.array([1.0, 1.0]), state, steps=3)
+    with pytest.raises(train.DivergedError, match="step 3, task 1") as caught:
+        list(train.run(step, sample, good, jnp.array([1.0, jnp.nan]), KEY, steps=4, scan=scan))
+    assert float(caught.value.state.params) == float(good.params)
+    assert int(caught.value.state.step) == 3
+
+
+def test_keys_differ_between_tasks_and_metrics_are_means():
+    def loss(w, task, key):
+        return jax.random.uniform(key), {"task": task}
+
+    _, metrics = vmap_mean(loss)(0.0, jnp.array([1.0, 3.0]), KEY)
+    assert float(metrics["task"]) == 2.0
+    values = jax.vmap(lambda t: loss(0.0, t, jax.random.fold_in(KEY, t))[0])(jnp.arange(2))
+    assert values[0] != values[1]
+    np.testing.assert_allclose(vmap_mean(loss)(0.0, jnp.zeros(2), KEY)[0], values.mean())
+
+
+def test_steps_must_be_positive(sine):
+    with pytest.raises(ValueError, match="0"):
+        final(*sine, steps=0)
