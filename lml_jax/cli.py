@@ -1,0 +1,82 @@
+"""The `lml-jax` command: a thin face over the recipes."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from lml_jax.recipes import fewshot as few
+from lml_jax.recipes import lifelong as life
+from lml_jax.recipes import published
+from lml_jax.train import DivergedError
+
+Flat = tyro.conf.arg(name="")  # the fields of a record as options of their own
+
+
+def lifelong(
+    settings: Annotated[life.Lifelong, Flat],
+    *,
+    out: Path = Path("runs/lifelong"),
+    learners: tuple[str, ...] = life.LEARNERS,
+    seeds: tuple[int, ...] = (0,),
+) -> None:
+    """Lifelong MAML, fine-tuning and joint training on one stream: table, metrics.json, figures.
+
+    Args:
+        settings: of the stream and the learners.
+        out: a new folder for the results.
+        learners: which learners to run.
+        seeds: one run of each learner for each seed.
+    """
+    result = life.run_lifelong(settings, out, learners=learners, seeds=seeds)
+    print(life.table(result))
+    print(f"metrics.json and figures are in {out}")
+
+
+def fewshot(
+    settings: Annotated[few.FewShot, Flat],
+    *,
+    out: Path = Path("runs/fewshot"),
+    minutes: float | None = None,
+) -> None:
+    """Meta-train and meta-test one learner: accuracy with its 95 % interval, per inner step.
+
+    Args:
+        settings: of the episodes, the learner and its training.
+        out: a new folder for the results.
+        minutes: stop training after so many.
+    """
+    print(few.table(few.run_fewshot(settings, out, minutes=minutes)))
+    print(f"metrics.json and figures are in {out}")
+
+
+def reproduce(
+    recipe: Annotated[str | None, tyro.conf.Positional] = None,
+    *,
+    list: bool = False,
+    out: Path | None = None,
+) -> None:
+    """A published protocol end to end, beside its published value.
+
+    Args:
+        recipe: its name.
+        list: name them all, with what each is compared with.
+        out: a new folder for the results; runs/RECIPE by default.
+    """
+    if list or recipe is None:
+        print(published.catalogue())
+        return
+    print(published.reproduce(recipe, out or Path("runs") / recipe))
+
+
+def main() -> None:
+    """Run the command line; an error that a user can mend is one line, not a traceback."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            {"lifelong": lifelong, "fewshot": fewshot, "reproduce": reproduce}, prog="lml-jax"
+        )
+    except (ValueError, FileNotFoundError, FileExistsError, DivergedError) as error:
+        sys.exit(f"lml-jax: {error}")
+    except KeyboardInterrupt:
+        sys.exit("lml-jax: stopped; metrics.json holds what was finished")

@@ -1,0 +1,206 @@
+"""Run a learner over a stream, and score every task after every task."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from lml_jax import train
+from lml_jax.lifelong.head import classes_in
+from lml_jax.losses import mask_logits
+from lml_jax.types import Batch, Key, LifelongLearner, Metrics, Stream
+
+
+class StreamRun(NamedTuple):
+    """What a run leaves: the state, and scores [T + 1, T] of task j after task i.
+
+    Row 0 is the untrained model; nan where there was nothing to choose from. `R` is by `recall`,
+    `R_task` the same logits masked to the task's own labels, `R_adapted` by `predict` with K
+    examples a class. `online` [T] is the mean accuracy on each task's episodes before their update.
+    """
+
+    state: Any
+    R: np.ndarray
+    R_task: np.ndarray
+    R_adapted: np.ndarray
+    online: np.ndarray
+    seconds: dict[str, float]
+
+
+def score(logits: Array, batch: Batch, keep: Array) -> Array:
+    """Accuracy in [0, 1] among the labels `keep` bool [C]; nan if no label there is in play.
+
+    An example whose own label has the logit -inf is not counted: it has not been seen, and what
+    cannot be right says nothing about what is remembered.
+
+    Example:
+        >>> logits = jnp.array([[0.0, 1.0, -jnp.inf], [2.0, 1.0, -jnp.inf]])
+        >>> batch = Batch(jnp.zeros((2, 1)), jnp.array([1, 1]))
+        >>> float(score(logits, batch, jnp.ones(3, bool)))
+        0.5
+    """
+    logits = mask_logits(logits, keep)
+    own = jnp.take_along_axis(logits, batch.y[:, None], axis=1)[:, 0]
+    weight = jnp.ones(batch.y.shape) if batch.weight is None else batch.weight
+    weight = jnp.where(jnp.isfinite(own), weight, 0.0)
+    hits = jnp.argmax(logits, axis=1) == batch.y
+    # 0 / 0 on purpose would trip debug_nans, so the nan is written.
+    mass = jnp.sum(weight)
+    return jnp.where(mass > 0, jnp.sum(weight * hits) / jnp.where(mass > 0, mass, 1.0), jnp.nan)
+
+
+def run_stream(
+    learner: LifelongLearner,
+    stream: Stream,
+    key: Key,
+    *,
+    steps: int,
+    scan: bool = False,
+    chunk: int = 25,
+    init: Callable[[Any], Any] = lambda state: state,
+    on_chunk: Callable[[int, int, Metrics], None] = lambda task, steps, metrics: None,
+    on_row: Callable[[int, StreamRun], None] = lambda row, so_far: None,
+) -> StreamRun:
+    """Learn the tasks of `stream` one after another, and score all of them after each.
+
+    Args:
+        learner: any `LifelongLearner` over the stream's labels.
+        stream: the tasks.
+        key: a typed key.
+        steps: updates on each task, >= 1.
+        scan: as in `train.make_runner`.
+        chunk: updates between two calls of `on_chunk`.
+        init: changes the first state, to begin from parameters trained before.
+        on_chunk: told (task, steps done, metrics [steps done]) while training.
+        on_row: told (i, the run so far) after row i is scored; later rows are nan.
+
+    Returns:
+        A `StreamRun`.
+
+    Raises:
+        ValueError: where the learner's head is not the stream's, or a label is outside it.
+        train.DivergedError: naming the step and the task; what `on_row` was told still holds.
+
+    Example:
+        >>> from lml_jax import nets
+        >>> from lml_jax.data.sources import from_arrays
+        >>> from lml_jax.data.streams import class_incremental
+        >>> from lml_jax.learners.maml import maml
+        >>> from lml_jax.lifelong.head import head_of
+        >>> from lml_jax.lifelong.maml import lifelong_maml
+        >>> x = jax.random.normal(jax.random.key(0), (80, 3))
+        >>> data = from_arrays(x, jnp.repeat(jnp.arange(4), 20))
+        >>> stream = class_incremental(data, tasks=2, classes_per_task=2, seed=0,
+        ...                            train_per_class=15)
+        >>> few_shot = maml(nets.mlp([8], 4), optax.sgd(0.1), steps=1)
+        >>> learner = lifelong_maml(few_shot, optax.adam(1e-2), head_of(stream), tasks=2)
+        >>> run_stream(learner, stream, jax.random.key(0), steps=2).R.shape
+        (3, 2)
+    """
+    if steps < 1 or chunk < 1:
+        raise ValueError(f"steps and chunk must be at least 1, got {steps} and {chunk}")
+    tasks = stream.tasks
+    # Compiled with the position traced: eager calls would compile every slice of every task.
+    stream = stream._replace(
+        episodes=jax.jit(stream.episodes), train=jax.jit(stream.train), test=jax.jit(stream.test)
+    )
+    key_init, key_train, key_end, key_eval = jax.random.split(key, 4)
+    tests = [stream.test(j) for j in range(tasks)]
+    first = stream.train(0)
+    state = init(learner.init(key_init, Batch(first.x[0], first.y[0])))
+    check_labels(learner, stream, state, first.x)
+    seconds = {"compile": 0.0, "train": 0.0, "eval": 0.0}
+    many = train.make_runner(learner.step, stream.episodes, scan=scan)
+    end_task = jax.jit(learner.end_task)
+    evaluate = _evaluation(learner, stream, tests, key_eval)
+
+    begun = time.perf_counter()
+    # Everything is called once for nothing, so that compiling is not counted as learning.
+    jax.block_until_ready(many(train.copy(state), 0, key_train, min(chunk, steps) if scan else 1))
+    jax.block_until_ready(end_task(state, first, key_end))
+    R, R_task, R_adapted = (np.full((tasks + 1, tasks), np.nan) for _ in range(3))
+    online = np.full(tasks, np.nan)
+    R[0], R_task[0], R_adapted[0] = evaluate(state)
+    seconds["compile"] = time.perf_counter() - begun
+    on_row(0, StreamRun(state, R, R_task, R_adapted, online, seconds))
+
+    for i in range(tasks):
+        begun, right = time.perf_counter(), []
+        for done in range(0, steps, chunk):
+            # A copy: what `on_row` was told outlives the donation, and one buffer may stand in
+            # the state twice (parameters that are also what recall uses).
+            state, metrics = many(train.copy(state), i, key_train, min(chunk, steps - done))
+            train.check_finite(state, metrics, where=f", while learning task {i} of the stream")
+            right.append(np.asarray(metrics["accuracy"]))
+            on_chunk(i, min(done + chunk, steps), metrics)
+        state = end_task(state, stream.train(i), jax.random.fold_in(key_end, i))
+        jax.block_until_ready(state)
+        trained = time.perf_counter()
+        online[i] = np.concatenate(right).mean()
+        R[i + 1], R_task[i + 1], R_adapted[i + 1] = evaluate(state)
+        seconds["train"] += trained - begun
+        seconds["eval"] += time.perf_counter() - trained
+        on_row(i + 1, StreamRun(state, R, R_task, R_adapted, online, seconds))
+    return StreamRun(state, R, R_task, R_adapted, online, seconds)
+
+
+def _evaluation(
+    learner: LifelongLearner, stream: Stream, tests: list[Batch], key: Key
+) -> Callable[[Any], np.ndarray]:
+    """(state) -> scores [3, T] of every task: recalled, with the task told, and adapted."""
+
+    def one(state: Any, batch: Batch, support: Batch, members: Array, key: Key) -> Array:
+        key_recall, key_predict = jax.random.split(key)
+        every = jnp.ones_like(members)
+        recalled = learner.recall(state, batch.x, key_recall)
+        adapted = learner.predict(state, support, batch.x, key_predict)
+        return jnp.stack(
+            [
+                score(recalled, batch, every),
+                score(recalled, batch, members),
+                score(adapted, batch, every),
+            ]
+        )
+
+    compiled = jax.jit(one)
+    keys = jax.random.split(key, stream.tasks)
+    supports = [
+        jax.tree.map(lambda leaf: leaf[0], stream.episodes(j, keys[j]).support)
+        for j in range(stream.tasks)
+    ]
+
+    def evaluate(state: Any) -> np.ndarray:
+        columns = [
+            compiled(state, tests[j], supports[j], stream.members[j], keys[j])
+            for j in range(stream.tasks)
+        ]
+        return np.stack([np.asarray(column, float) for column in columns], axis=1)
+
+    return evaluate
+
+
+def check_labels(learner: LifelongLearner, stream: Stream, state: Any, x: Array) -> None:
+    """Raise ValueError unless the learner's logits and the stream's labels agree on C."""
+    logits = jax.eval_shape(learner.recall, state, x, jax.random.key(0))
+    if logits.shape[1] != stream.classes:
+        raise ValueError(
+            f"the learner's head has {logits.shape[1]} classes, the stream has {stream.classes}"
+        )
+    for i in range(stream.tasks):
+        for name, batch in (("train", stream.train(i)), ("test", stream.test(i))):
+            low, high = int(batch.y.min()), int(batch.y.max())
+            if low < -1 or high >= stream.classes:
+                raise ValueError(
+                    f"labels of task {i} ({name}) are in {low}..{high}, outside the head: "
+                    f"expected -1..{stream.classes - 1}"
+                )
+            extra = classes_in(batch.y, stream.classes) & ~stream.members[i]
+            if bool(extra.any()):
+                raise ValueError(
+                    f"labels {np.flatnonzero(extra).tolist()} of task {i} ({name}) are not among "
+                    f"its members {np.flatnonzero(stream.members[i]).tolist()}"
+                )

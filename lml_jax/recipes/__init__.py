@@ -1,0 +1,1 @@
+"""Whole experiments: settings, training, evaluation, and what the literature reports."""

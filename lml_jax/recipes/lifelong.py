@@ -1,0 +1,295 @@
+"""Lifelong learners and their baselines on one stream: the main job."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from lml_jax import inner, metrics, nets, plots
+from lml_jax.data import streams
+from lml_jax.data.glyphs import glyphs
+from lml_jax.data.sources import mnist, omniglot
+from lml_jax.learners.maml import maml
+from lml_jax.lifelong.baselines import finetune, joint
+from lml_jax.lifelong.head import Head, head_of
+from lml_jax.lifelong.maml import lifelong_maml
+from lml_jax.lifelong.stream import StreamRun, run_stream
+from lml_jax.names import known
+from lml_jax.recipes.record import open_folder, tree_bytes, versions, write_metrics
+from lml_jax.types import Learner, LifelongLearner, Params, Stream
+
+LEARNERS = ("lifelong-maml", "finetune", "joint")
+DATA = ("glyphs", "omniglot", "mnist")
+SCENARIOS = ("class", "domain", "task")
+STEPS = {"quick": 200, "full": 1000}  # updates a task, by budget
+
+
+@dataclass(frozen=True)
+class Lifelong:
+    """Settings of a lifelong run; what is written in its record."""
+
+    data: str = "glyphs"  # glyphs, omniglot (its evaluation alphabets) or mnist
+    scenario: str = "class"  # class-, domain- or task-incremental
+    tasks: int | None = None  # None: 10, or 5 for mnist
+    classes_per_task: int | None = None  # None: 5, or 2 for mnist; 10 in a domain stream
+    budget: str = "quick"  # quick or full: 200 or 1,000 updates a task
+    steps: int | None = None  # updates a task, in place of the budget's
+    decay: float | None = 0.9  # lambda of the history, in (0, 1]; None for no history
+    form: str = "normalised"  # of the history weights: normalised, mean or sum
+    every_task: bool = False  # look at every past task, instead of one that is drawn
+    net: str = "mlp"  # mlp, or conv4 with GroupNorm (slow on CPU)
+    shots: int = 5
+    queries: int = 5
+    train_per_class: int = 15
+    meta_batch: int = 4
+    history_batch: int = 25
+    capacity: int = 50  # examples kept of each task
+    inner_steps: int = 1
+    inner_rate: float = 0.1
+    outer_rate: float = 1e-3
+    data_dir: str | None = None
+
+
+def run_lifelong(
+    settings: Lifelong,
+    out: str | Path,
+    *,
+    learners: tuple[str, ...] = LEARNERS,
+    seeds: tuple[int, ...] = (0,),
+    start: Callable[[int, Learner], Params] | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Run every learner with every seed, and write metrics and figures into `out`.
+
+    `metrics.json` is written anew after each task; a run that is not through says how many tasks
+    it has finished.
+
+    Args:
+        settings: what to run.
+        out: a folder that is absent or empty.
+        learners: among `LEARNERS`.
+        seeds: each makes its own stream, start and episodes, shared by the learners.
+        start: (seed, few-shot learner) -> parameters to begin from; None for new ones.
+        progress: show a bar.
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        ValueError: for settings that cannot be run, before anything is trained.
+        train.DivergedError: if a loss was not finite; what was written so far is kept.
+    """
+    settings = checked(settings, learners, seeds)
+    made = {seed: stream_of(settings, seed) for seed in seeds}
+    folder = open_folder(out)
+    runs: list[dict[str, Any]] = []
+    steps = settings.steps or STEPS[settings.budget]
+    for seed in seeds:
+        stream = made[seed]
+        few_shot = few_shot_of(settings, stream.classes)
+        begin = None if start is None else start(seed, few_shot)
+        for name in learners:
+            learner = learner_of(name, settings, few_shot, stream)
+            runs.append({})
+            with tqdm(
+                total=stream.tasks * steps,
+                disable=not progress,
+                unit="step",
+                desc=f"{name}, seed {seed}",
+            ) as bar:
+
+                def on_row(row: int, so_far: StreamRun, name: str = name, seed: int = seed) -> None:
+                    runs[-1] = record_of(settings, name, seed, row, so_far)
+                    write_metrics(folder, {"runs": with_reference(runs)})
+
+                def on_chunk(task: int, done: int, values: Any, bar: Any = bar) -> None:
+                    bar.set_postfix(task=task, loss=f"{float(values['loss'].mean()):.3f}")
+                    bar.update(task * steps + done - bar.n)
+
+                run_stream(
+                    learner,
+                    stream,
+                    jax.random.key(seed),
+                    steps=steps,
+                    scan=settings.net == "mlp",
+                    init=_beginning(begin),
+                    on_chunk=on_chunk,
+                    on_row=on_row,
+                )
+    result = {"runs": with_reference(runs)}
+    write_metrics(folder, result)
+    write_figures(folder, result)
+    return result
+
+
+def checked(settings: Lifelong, learners: tuple[str, ...], seeds: tuple[int, ...]) -> Lifelong:
+    """`settings` with its defaults filled in, or a ValueError that names what is wrong."""
+    known(settings.data, DATA, what="data set")
+    known(settings.scenario, SCENARIOS, what="scenario")
+    known(settings.budget, STEPS, what="budget")
+    known(settings.net, ("mlp", "conv4"), what="network")
+    if not learners or not seeds:
+        raise ValueError(f"nothing to run: learners {learners}, seeds {seeds}")
+    for name in learners:
+        known(name, LEARNERS, what="learner")
+    if settings.steps is not None and settings.steps < 1:
+        raise ValueError(f"steps must be at least 1, got {settings.steps}")
+    tasks, classes = sizes(settings)
+    return replace(settings, tasks=tasks, classes_per_task=classes)
+
+
+def sizes(settings: Lifelong) -> tuple[int, int]:
+    """(tasks, classes per task), with what suits the data in place of None."""
+    digits, domain = settings.data == "mnist", settings.scenario == "domain"
+    tasks, classes = settings.tasks, settings.classes_per_task
+    return (
+        (5 if digits else 10) if tasks is None else tasks,
+        (10 if domain else 2 if digits else 5) if classes is None else classes,
+    )
+
+
+def stream_of(settings: Lifelong, seed: int) -> Stream:
+    """The stream of one seed. A domain stream turns its images, over half a circle in all."""
+    s, (tasks, classes) = settings, sizes(settings)
+    test = None
+    train_per_class: int | None = s.train_per_class
+    if s.data == "mnist":
+        data, test = (mnist(part, data_dir=s.data_dir) for part in ("train", "test"))
+        train_per_class = None
+    elif s.data == "omniglot":
+        data = omniglot("evaluation", data_dir=s.data_dir)
+    else:
+        data = glyphs()
+    common: dict[str, Any] = {
+        "tasks": tasks,
+        "seed": seed,
+        "test": test,
+        "train_per_class": train_per_class,
+        "shots": s.shots,
+        "queries": s.queries,
+        "meta_batch": s.meta_batch,
+    }
+    if s.scenario == "domain":
+        turn = streams.rotated(180.0 / tasks)
+        return streams.domain_incremental(data, turn, classes=classes, **common)
+    return streams.class_incremental(data, classes_per_task=classes, **common)
+
+
+def few_shot_of(settings: Lifelong, classes: int) -> Learner:
+    """The MAML learner that all of the gradient family share."""
+    conv = settings.net == "conv4"
+    # GroupNorm: statistics over a test batch would tell which task it is from.
+    net = nets.conv4(classes, norm="group") if conv else nets.mlp([256, 256], classes)
+    return maml(
+        net, inner.fixed(optax.sgd(settings.inner_rate)), steps=settings.inner_steps, unroll=conv
+    )
+
+
+def learner_of(name: str, settings: Lifelong, few_shot: Learner, stream: Stream) -> LifelongLearner:
+    """The lifelong learner by name."""
+    s = settings
+    head: Head = head_of(stream, task_incremental=s.scenario == "task")
+    tx = optax.adam(s.outer_rate)
+    if name == "finetune":
+        return finetune(few_shot, tx, head, tasks=stream.tasks)
+    if name == "joint":
+        size = max(int((stream.train(i).y >= 0).sum()) for i in range(stream.tasks))
+        per_episode = (s.shots + s.queries) * int(stream.members[0].sum())
+        return joint(few_shot, tx, head, tasks=stream.tasks, capacity=size, union_batch=per_episode)
+    return lifelong_maml(
+        few_shot,
+        tx,
+        head,
+        tasks=stream.tasks,
+        decay=s.decay,
+        form=s.form,
+        every_task=s.every_task,
+        capacity=s.capacity,
+        history_batch=s.history_batch,
+    )
+
+
+def _beginning(params: Params | None) -> Callable[[Any], Any]:
+    """Puts trained parameters in place of the new ones of a first state."""
+    if params is None:
+        return lambda state: state
+    return lambda state: state._replace(train=state.train._replace(params=params))
+
+
+def record_of(
+    settings: Lifelong, name: str, seed: int, row: int, so_far: StreamRun
+) -> dict[str, Any]:
+    """One entry of `metrics.json`; the figures computed from its matrices come later."""
+    return {
+        "learner": name,
+        "data": settings.data,
+        "scenario": settings.scenario,
+        "seed": seed,
+        "tasks_finished": row,
+        "R": so_far.R.copy(),
+        "R_task": so_far.R_task.copy(),
+        "R_adapted": so_far.R_adapted.copy(),
+        "shots": settings.shots,
+        "online_accuracy": metrics.online_accuracy(so_far.online[:row]) if row else None,
+        "seconds": dict(so_far.seconds),
+        "bytes": {
+            "params": tree_bytes(so_far.state.train.params),
+            "bank": tree_bytes(so_far.state.history),
+            "generator": 0,
+        },
+        "config": asdict(settings),
+        "versions": versions(),
+    }
+
+
+def with_reference(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`runs` with the figures from R, R_task and R_adapted; joint training is the reference."""
+    done = [run for run in runs if run]
+    reference = {run["seed"]: run for run in done if run["learner"] == "joint"}
+    full = []
+    for run in done:
+        figures: dict[str, Any] = {}
+        for key, suffix in (("R", ""), ("R_task", "_task"), ("R_adapted", "_adapted")):
+            joint_run = reference.get(run["seed"])
+            r_joint = None if joint_run is None else joint_run[key]
+            for metric, value in metrics.summary(run[key], R_joint=r_joint).items():
+                figures[metric + suffix] = value
+        full.append({**run, **figures})
+    return full
+
+
+def write_figures(folder: Path, result: dict[str, Any]) -> None:
+    """R of each learner (first seed), and accuracy over the stream of all of them."""
+    runs = metrics.to_json(result)["runs"]
+    first = runs[0]["seed"]
+    for run in runs:
+        if run["seed"] == first:
+            plots.save(plots.heatmap(run), folder / f"R_{run['learner']}.png")
+    for key, name in (("R", "accuracy_over_stream"), ("R_adapted", "adapted_over_stream")):
+        plots.save(plots.accuracy_over_stream(runs, key=key), folder / f"{name}.png")
+
+
+def table(result: dict[str, Any]) -> str:
+    """Means over seeds, a line for each learner, in percent."""
+    columns = {
+        "acc": "ACC",
+        "learning_accuracy": "LA",
+        "bwt": "BWT",
+        "forgetting": "forgetting",
+        "acc_task": "ACC task",
+        "acc_adapted": "ACC adapted",
+        "fwt_adapted": "FWT adapted",
+    }
+    runs = result["runs"]
+    lines = [f"{'':14s}" + "".join(f"{title:>13s}" for title in columns.values()) + f"{'s':>8s}"]
+    for name in dict.fromkeys(run["learner"] for run in runs):
+        own = [run for run in runs if run["learner"] == name]
+        cells = [np.mean([run[key] for run in own]) for key in columns]
+        seconds = np.mean([sum(run["seconds"].values()) for run in own])
+        lines.append(f"{name:14s}" + "".join(f"{100 * c:13.1f}" for c in cells) + f"{seconds:8.0f}")
+    return "\n".join(lines)

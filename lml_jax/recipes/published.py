@@ -1,0 +1,145 @@
+"""Published protocols by name, each beside the value it is compared with."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lml_jax.names import known
+from lml_jax.recipes import history
+from lml_jax.recipes.fewshot import FewShot, run_fewshot, table
+
+
+class Recipe(NamedTuple):
+    """What is run, and what it is compared with. `run` (folder) -> a report to print."""
+
+    about: str
+    published: str
+    run: Callable[[Path], str]
+
+
+SINE = FewShot(
+    data="sine",
+    ways=1,
+    shots=10,
+    test_shots=5,
+    train_queries=10,
+    queries=5,
+    steps=70_000,
+    episodes=10_000,
+    meta_batch=25,
+    inner_rate=0.001,
+    report_step=1,
+)
+OMNIGLOT = FewShot(data="omniglot", steps=60_000, inner_rate=0.4)
+
+
+def few_shot(settings: FewShot, *, seeds: int = 1, minutes: float | None = None) -> Callable:
+    """Runs `settings` with seeds 0, 1, ... into a folder each."""
+
+    def run(out: Path) -> str:
+        reports, records = [], []
+        for seed in range(seeds):
+            record = run_fewshot(replace(settings, seed=seed), out / f"seed{seed}", minutes=minutes)
+            records.append(record)
+            reports.append(
+                f"seed {seed}, {record['steps']} steps, trained in "
+                f"{record['seconds']['train']:.0f} s, tested in {record['seconds']['eval']:.0f} s\n"
+                + table(record)
+            )
+        return "\n\n".join([*reports, over_seeds(records)])
+
+    return run
+
+
+def over_seeds(records: list[dict[str, Any]]) -> str:
+    """Means over seeds, after each inner step."""
+    if len(records) < 2:
+        return ""
+    lines = [f"mean over {len(records)} seeds, after 0, 1, ... inner steps"]
+    for key in records[0]:
+        if key.endswith("per_inner_step"):
+            mean = np.mean([record[key] for record in records], axis=0)
+            lines.append(f"{key:32s}" + " ".join(f"{value:.4f}" for value in mean))
+    return "\n".join(lines)
+
+
+RECIPES = {
+    "sine-maml": Recipe(
+        "sine, MAML trained with K = 10, tested with K = 5; 3 seeds",
+        "Finn et al. 2017, table 2: MSE 0.67 / 0.38 / 0.35 after 1 / 5 / 10 steps",
+        few_shot(SINE, seeds=3),
+    ),
+    "sine-meta-sgd": Recipe(
+        "the same with one learned step size per parameter; 3 seeds",
+        "PARL's reimplementation of MAML++: 0.34 ± 0.01",
+        few_shot(replace(SINE, learner="meta-sgd", inner_rate=0.01), seeds=3),
+    ),
+    "sine-maml++": Recipe(
+        "the same with ten learned step sizes per array; 3 seeds",
+        "PARL's reimplementation of MAML++: 0.34 ± 0.01",
+        few_shot(
+            replace(
+                SINE,
+                learner="maml++",
+                inner_rate=0.01,
+                inner_steps=10,
+                report_step=10,
+                steps=20_000,
+            ),
+            seeds=3,
+        ),
+    ),
+    "omniglot-maml": Recipe(
+        "Omniglot 5-way 1-shot, maml-random, second order; the full 60,000 steps, for a GPU",
+        "Finn et al. 2017, table 1: 98.7 ± 0.4 %",
+        few_shot(OMNIGLOT),
+    ),
+    "omniglot-maml-45min": Recipe(
+        "the same, as far as 45 minutes go",
+        "Finn et al. 2017, table 1: 98.7 ± 0.4 %",
+        few_shot(replace(OMNIGLOT, steps=9_000, meta_batch=16, decay="cosine"), minutes=45),
+    ),
+    "omniglot-maml-group": Recipe(
+        "the same with GroupNorm, as far as 15 minutes go",
+        "none with this normalisation",
+        few_shot(
+            replace(OMNIGLOT, steps=3_000, meta_batch=16, decay="cosine", batch_statistics="group"),
+            minutes=15,
+        ),
+    ),
+    "omniglot-maml-background": Recipe(
+        "the same on background/evaluation, as far as 15 minutes go",
+        "none for MAML on this split",
+        few_shot(
+            replace(
+                OMNIGLOT, steps=3_000, meta_batch=16, decay="cosine", split="background/evaluation"
+            ),
+            minutes=15,
+        ),
+    ),
+    "history": Recipe(
+        "lifelong MAML on 10 Omniglot alphabets x 5 classes, lambda in none, 0.5, 0.9, 1; 5 seeds, "
+        "from a meta-trained start",
+        "no published value; the arms are compared with each other",
+        history.ablation(meta_trained=True),
+    ),
+    "history-from-nothing": Recipe(
+        "the same from new parameters",
+        "no published value; the arms are compared with each other",
+        history.ablation(meta_trained=False),
+    ),
+}
+
+
+def catalogue() -> str:
+    """Every recipe, with what it runs and what it is compared with."""
+    return "\n".join(f"{name}\n    {r.about}\n    {r.published}" for name, r in RECIPES.items())
+
+
+def reproduce(name: str, out: Path) -> str:
+    """Run a recipe into `out`, and report it beside its published value."""
+    recipe = RECIPES[known(name, RECIPES, what="recipe")]
+    return f"{recipe.run(Path(out))}\n\npublished: {recipe.published}"

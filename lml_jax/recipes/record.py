@@ -1,0 +1,87 @@
+"""The folder of a run: its metrics, written so that a reader never sees half of them."""
+
+import json
+import os
+import platform
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lml_jax.metrics import to_json
+from lml_jax.types import Params
+
+
+def open_folder(out: str | os.PathLike[str]) -> Path:
+    """A folder for a new run, made if it is absent.
+
+    Raises:
+        FileExistsError: if it holds anything; nothing that was written is ever overwritten.
+    """
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file, expected a folder for the run")
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(
+            f"{folder} holds another run ({sorted(p.name for p in folder.iterdir())[0]}, ...): "
+            "choose another --out, or move it away"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_metrics(folder: Path, metrics: Any) -> Path:
+    """Write `metrics.json` into `folder`, whole or not at all; nan becomes null."""
+    path = folder / "metrics.json"
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix="metrics", suffix=".tmp")
+    with os.fdopen(handle, "w") as file:
+        json.dump(to_json(metrics), file, indent=1, allow_nan=False)
+    os.replace(temporary, path)
+    return path
+
+
+def versions() -> dict[str, str]:
+    """What the numbers were made with."""
+    names = ("jax", "jaxlib", "flax", "optax", "numpy")
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in names},
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes of all arrays in a pytree."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def save_params(folder: Path, params: Params) -> Path:
+    """Write the parameters to `params.npz`, one array per path; no pickle."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    path = folder / "params.npz"
+    arrays: dict[str, Any] = {
+        jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(leaf) for p, leaf in leaves
+    }
+    np.savez(path, **arrays)
+    return path
+
+
+def load_params(path: str | Path, like: Params) -> Params:
+    """Parameters of the structure of `like`, from `save_params`.
+
+    Raises:
+        ValueError: if an array is missing or has another shape, naming it.
+    """
+    with np.load(path, allow_pickle=False) as archive:
+
+        def leaf(p: Any, old: Any) -> Any:
+            name = jax.tree_util.keystr(p, simple=True, separator="/")
+            if name not in archive.files or archive[name].shape != jnp.shape(old):
+                raise ValueError(f"{path} holds no {name} of shape {jnp.shape(old)}")
+            return jnp.asarray(archive[name])
+
+        return jax.tree.map_with_path(leaf, like)

@@ -1,0 +1,204 @@
+"""Every lifelong learner on a small stream, with no branch on its name."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lml_jax import metrics, nets, train
+from lml_jax.data.episodes import episodes
+from lml_jax.data.sources import from_arrays
+from lml_jax.data.streams import class_incremental, domain_incremental, permuted
+from lml_jax.learners.maml import maml
+from lml_jax.lifelong.baselines import finetune, joint
+from lml_jax.lifelong.head import Head, head_of
+from lml_jax.lifelong.maml import lifelong_maml
+from lml_jax.lifelong.stream import run_stream, score
+from lml_jax.types import Batch
+
+KEY = jax.random.key(0)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+CLASSES = 6
+
+
+def blobs(classes=CLASSES, each=20, seed=0):
+    """Gaussian blobs in 8 dimensions, apart enough to be learned in a few steps."""
+    rng = np.random.default_rng(seed)
+    centres = 3 * rng.normal(size=(classes, 8))
+    y = np.repeat(np.arange(classes), each)
+    return from_arrays((centres[y] + rng.normal(size=(len(y), 8))).astype(np.float32), y)
+
+
+def few_shot(classes=CLASSES):
+    return maml(nets.mlp([32], classes), optax.sgd(0.1), steps=1)
+
+
+@pytest.fixture(scope="module")
+def stream():
+    return class_incremental(
+        blobs(), tasks=3, classes_per_task=2, seed=0, train_per_class=15, shots=3, queries=3
+    )
+
+
+def learners(head):
+    shared = (few_shot(head.classes), optax.adam(1e-2), head)
+    return {
+        "maml": lifelong_maml(*shared, tasks=3, capacity=20, history_batch=10),
+        "maml, every task": lifelong_maml(*shared, tasks=3, every_task=True, form="mean"),
+        "maml, no history": lifelong_maml(*shared, tasks=3, decay=None),
+        "maml, recall on the bank": lifelong_maml(*shared, tasks=3, recall_on="bank"),
+        "finetune": finetune(*shared, tasks=3),
+        "joint": joint(*shared, tasks=3, capacity=30),
+    }
+
+
+NAMES = list(learners(Head(jnp.zeros(CLASSES, bool))))
+
+
+@pytest.fixture(scope="module")
+def runs(stream):
+    made = learners(head_of(stream))
+    return {name: run_stream(made[name], stream, KEY, steps=60, scan=True) for name in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_matrices_have_the_shape_and_the_gaps_of_a_class_stream(runs, name):
+    run = runs[name]
+    assert run.R.shape == run.R_task.shape == run.R_adapted.shape == (4, 3)
+    seen = np.tril(np.ones((4, 3), bool), -1)
+    np.testing.assert_array_equal(np.isfinite(run.R), seen)
+    np.testing.assert_array_equal(np.isfinite(run.R_task), seen)
+    assert np.isfinite(run.R_adapted).all()
+    assert np.isfinite(run.online).all()
+    assert {"compile", "train", "eval"} == set(run.seconds)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_learner_learns_each_task_as_it_comes(runs, name):
+    assert metrics.learning_accuracy(runs[name].R_task) > 0.7
+
+
+def test_history_forgets_less_than_none_and_than_finetuning(runs):
+    with_history = metrics.average_accuracy(runs["maml"].R)
+    assert with_history > metrics.average_accuracy(runs["maml, no history"].R) + 0.2
+    assert with_history > metrics.average_accuracy(runs["finetune"].R) + 0.2
+    assert metrics.average_accuracy(runs["joint"].R) > 0.8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_second_step_compiles_nothing(stream, name):
+    learner = learners(head_of(stream))[name]
+    first = stream.train(0)
+    state = learner.init(KEY, Batch(first.x[0], first.y[0]))
+    traces = []
+
+    @jax.jit
+    def step(state, i, key):
+        traces.append(i)
+        return learner.step(state, stream.episodes(i, key), key)
+
+    for i in range(3):
+        state, _ = step(state, i, KEY)
+        state = jax.jit(learner.end_task)(state, stream.train(i), KEY)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_local_to_an_episode_are_refused(stream, name):
+    learner = learners(head_of(stream))[name]
+    first = stream.train(0)
+    state = learner.init(KEY, Batch(first.x[0], first.y[0]))
+    local = episodes(blobs(), tasks=2, ways=2, shots=1, queries=1)(blobs(), KEY)
+    with pytest.raises(ValueError, match=r"Task\.id is None"):
+        learner.step(state, local, KEY)
+
+
+def test_a_head_of_another_size_is_refused(stream):
+    head = Head(jnp.zeros(9, bool))
+    learner = finetune(few_shot(9), optax.adam(1e-2), head, tasks=3)
+    with pytest.raises(ValueError, match="head has 9 classes, the stream has 6"):
+        run_stream(learner, stream, KEY, steps=1)
+
+
+def test_labels_outside_the_head_are_refused(stream):
+    def wrong(i):
+        return stream.train(i)._replace(y=stream.train(i).y + 5)
+
+    learner = finetune(few_shot(), optax.adam(1e-2), head_of(stream), tasks=3)
+    with pytest.raises(ValueError, match=r"task 0 \(train\) are in 5..6, outside the head"):
+        run_stream(learner, stream._replace(train=wrong), KEY, steps=1)
+
+
+def test_a_loss_that_is_not_finite_names_its_task_and_keeps_the_rows_so_far(stream):
+    def poisoned(i, key):
+        tasks = stream.episodes(i, key)
+        x = jnp.where(jnp.asarray(i) == 1, jnp.nan, tasks.query.x)
+        return tasks._replace(query=tasks.query._replace(x=x))
+
+    rows = []
+    learner = lifelong_maml(few_shot(), optax.adam(1e-2), head_of(stream), tasks=3)
+    with pytest.raises(train.DivergedError, match=r"step 5.*task 1 of the stream") as caught:
+        run_stream(
+            learner, stream._replace(episodes=poisoned), KEY, steps=5,
+            on_row=lambda i, run: rows.append((i, run.R[i].copy())),
+        )  # fmt: skip
+    assert [i for i, _ in rows] == [0, 1]
+    assert np.isfinite(rows[1][1][0])
+    assert all(jnp.isfinite(w).all() for w in jax.tree.leaves(caught.value.state.train.params))
+
+
+def test_a_task_incremental_learner_is_told_the_labels_of_each_task(stream):
+    told = finetune(few_shot(), optax.adam(1e-2), head_of(stream, task_incremental=True), tasks=3)
+    run = run_stream(told, stream, KEY, steps=60, scan=True)
+    untold = run_stream(
+        finetune(few_shot(), optax.adam(1e-2), head_of(stream), tasks=3), stream, KEY, steps=60,
+        scan=True,
+    )  # fmt: skip
+    assert metrics.average_accuracy(run.R_task) > metrics.average_accuracy(untold.R)
+
+
+def test_a_domain_stream_has_every_cell():
+    data = blobs(classes=3)
+    stream = domain_incremental(
+        data, permuted(0), tasks=3, classes=3, seed=0, train_per_class=15, shots=3, queries=3
+    )
+    learner = lifelong_maml(few_shot(3), optax.adam(1e-2), head_of(stream), tasks=3)
+    run = run_stream(learner, stream, KEY, steps=40, scan=True)
+    assert np.isfinite(run.R).all()
+    assert np.isfinite(metrics.forward_transfer(run.R))
+    assert metrics.learning_accuracy(run.R) > 0.7
+
+
+def test_a_score_counts_only_what_could_be_right():
+    logits = jnp.array([[1.0, 0.0, -jnp.inf], [1.0, 0.0, -jnp.inf], [0.0, 9.0, -jnp.inf]])
+    batch = Batch(jnp.zeros((3, 1)), jnp.array([0, 1, 2]))
+    every = jnp.ones(3, bool)
+    assert float(score(logits, batch, every)) == 0.5
+    assert float(score(logits, batch, jnp.array([False, True, False]))) == 1.0
+    assert jnp.isnan(score(logits, batch, jnp.array([False, False, True])))
+    padded = batch._replace(weight=jnp.array([1.0, 0.0, 1.0]))
+    assert float(score(logits, padded, every)) == 1.0
+
+
+def test_the_state_that_was_reported_outlives_the_run(stream):
+    states = []
+    learner = finetune(few_shot(), optax.adam(1e-2), head_of(stream), tasks=3)
+    run_stream(learner, stream, KEY, steps=2, on_row=lambda i, so_far: states.append(so_far.state))
+    assert all(jnp.isfinite(w).all() for s in states for w in jax.tree.leaves(s.train.params))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"decay": 1.5}, "got 1.5"),
+        ({"form": "average"}, "'average'"),
+        ({"recall_on": "memory"}, "'memory'"),
+        ({"capacity": 0}, "got 0"),
+        ({"history_batch": 0}, "got 3, 0 and 100"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(options, message):
+    head = Head(jnp.zeros(6, bool))
+    with pytest.raises(ValueError, match=message):
+        lifelong_maml(few_shot(), optax.adam(1e-2), head, tasks=3, **options)

@@ -1,0 +1,81 @@
+"""A room imports only rooms on lower floors; learners never import each other."""
+
+import ast
+from pathlib import Path
+
+import lml_jax
+
+ROOT = Path(lml_jax.__file__).parent
+FLOORS = {
+    "types": 0, "names": 0,
+    "conv": 0, "losses": 1, "metrics": 1, "inner": 1, "memory": 1, "parallel": 1, "nets": 1,
+    "data": 1,
+    "learners": 2, "train": 2,
+    "lifelong": 3, "evaluate": 3,
+    "plots": 4, "recipes": 5,
+    "cli": 6, "__main__": 7, "__init__": 8,
+}  # fmt: skip
+
+
+def room(module: str) -> str:
+    """lml_jax.data.episodes -> data; lml_jax itself -> __init__."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] == "lml_jax"}
+
+
+def modules():
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        yield path, parts
+
+
+def test_every_room_has_a_floor():
+    assert {parts[0] for _, parts in modules()} == set(FLOORS)
+
+
+def test_imports_go_down():
+    wrong = []
+    for path, parts in modules():
+        own = parts[0]
+        for name in imports(path):
+            target = room(name)
+            if target == own and parts[0] != "learners":
+                continue
+            if own == "learners" and target == "learners":
+                wrong.append(f"{path.name} imports another learner: {name}")
+            elif FLOORS[target] >= FLOORS[own] and not (
+                target == "losses" and own in {"train", "learners"}
+            ):
+                # Within floor 1 only what both need: losses for nobody, conv for nets.
+                wrong.append(f"{'/'.join(parts)} (floor {FLOORS[own]}) imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_flax_only_in_nets():
+    users = [
+        path.name
+        for path, _ in modules()
+        if any(
+            name.split(".")[0] == "flax"
+            for node in ast.walk(ast.parse(path.read_text()))
+            for name in (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+        )
+    ]
+    assert users == ["nets.py"]

@@ -1,0 +1,29 @@
+"""Notebooks run from beginning to end, and the two halves of a pair say the same."""
+
+from pathlib import Path
+
+import jupytext
+import nbclient
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.filterwarnings("default")  # the kernel's own machinery warns
+def test_runs(name):
+    notebook = jupytext.read(FOLDER / f"{name}.py")
+    nbclient.NotebookClient(
+        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": FOLDER}}
+    ).execute()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_pair_is_in_step(name):
+    text, paired = (jupytext.read(FOLDER / f"{name}.{end}") for end in ("py", "ipynb"))
+    assert [cell.source for cell in paired.cells] == [cell.source for cell in text.cells]
+
+
+def test_there_are_notebooks():
+    assert {"00_quickstart", "01_custom_loss"} <= set(NAMES)
