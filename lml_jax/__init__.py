@@ -5,6 +5,7 @@ from lml_jax import losses as losses
 from lml_jax import memory as memory
 from lml_jax import metrics as metrics
 from lml_jax import nets as nets
+from lml_jax import parallel as parallel
 from lml_jax import plots as plots
 from lml_jax.data.episodes import episodes as episodes
 from lml_jax.data.glyphs import glyphs as glyphs

@@ -54,10 +54,7 @@ def test_imports_go_down():
                 continue
             if own == "learners" and target == "learners":
                 wrong.append(f"{path.name} imports another learner: {name}")
-            elif FLOORS[target] >= FLOORS[own] and not (
-                target == "losses" and own in {"train", "learners"}
-            ):
-                # Within floor 1 only what both need: losses for nobody, conv for nets.
+            elif FLOORS[target] >= FLOORS[own]:
                 wrong.append(f"{'/'.join(parts)} (floor {FLOORS[own]}) imports {name}")
     assert not wrong, "\n".join(wrong)
 

@@ -95,3 +95,20 @@ def test_keys_differ_between_tasks_and_metrics_are_means():
 def test_steps_must_be_positive(sine):
     with pytest.raises(ValueError, match="0"):
         final(*sine, steps=0)
+
+
+def test_seeds_by_vmap_equal_seeds_one_after_another():
+    learner = maml(nets.mlp([16], 1), optax.sgd(0.01), steps=1, loss=losses.squared_error)
+    tx = optax.adam(1e-2)
+    step = train.make_train_step(train.episode_loss(learner, loss=losses.squared_error), tx)
+    sample = sinusoids(tasks=4, shots=5, queries=5)
+    keys = jax.random.split(KEY, 3)
+
+    def whole(key):
+        state = train.init_state(learner.init(key, jnp.zeros((1, 1))), tx)
+        return train.make_runner(step, sample, scan=True)(state, (), key, 5)[0].params
+
+    together = jax.jit(jax.vmap(whole))(keys)
+    for i in range(3):
+        alone = whole(keys[i])
+        chex.assert_trees_all_close(jax.tree.map(lambda w, i=i: w[i], together), alone, rtol=1e-4)

@@ -21,7 +21,13 @@ from lml_jax.learners.maml import maml
 from lml_jax.learners.reptile import reptile, surrogate
 from lml_jax.names import known
 from lml_jax.recipes.progress import train_with_bar
-from lml_jax.recipes.record import open_folder, save_params, versions, write_metrics
+from lml_jax.recipes.record import (
+    keeping_last_good,
+    open_folder,
+    save_params,
+    versions,
+    write_metrics,
+)
 from lml_jax.types import Dataset, Key, Learner, Loss, Net, Params, Task
 
 LEARNERS = ("maml", "fomaml", "meta-sgd", "maml++", "reptile")
@@ -71,7 +77,8 @@ def run_fewshot(
 
     Raises:
         ValueError: for settings that cannot be run, before anything is trained.
-        train.DivergedError: if a loss was not finite.
+        train.DivergedError: if a loss was not finite; the last good parameters are in
+            `last_good.npz`.
     """
     settings = checked(settings)
     train_set, test_set, sample, test_sample = tasks_of(settings)
@@ -82,9 +89,17 @@ def run_fewshot(
     begun = time.perf_counter()
     example = sample(train_set, key_train).support.x[0]
     params = learner.init(key_init, example)
-    params, done = meta_train(
-        settings, learner, params, sample, train_set, key_train, minutes=minutes, progress=progress
-    )
+    with keeping_last_good(folder):
+        params, done = meta_train(
+            settings,
+            learner,
+            params,
+            sample,
+            train_set,
+            key_train,
+            minutes=minutes,
+            progress=progress,
+        )
     save_params(folder, params)
     trained = time.perf_counter()
     scores = meta_test(settings, net, params, test_sample, test_set, key_test, progress=progress)

@@ -20,7 +20,13 @@ from lml_jax.lifelong.head import Head, head_of
 from lml_jax.lifelong.maml import lifelong_maml
 from lml_jax.lifelong.stream import StreamRun, run_stream
 from lml_jax.names import known
-from lml_jax.recipes.record import open_folder, tree_bytes, versions, write_metrics
+from lml_jax.recipes.record import (
+    keeping_last_good,
+    open_folder,
+    tree_bytes,
+    versions,
+    write_metrics,
+)
 from lml_jax.types import Learner, LifelongLearner, Params, Stream
 
 LEARNERS = ("lifelong-maml", "finetune", "joint")
@@ -82,49 +88,62 @@ def run_lifelong(
 
     Raises:
         ValueError: for settings that cannot be run, before anything is trained.
-        train.DivergedError: if a loss was not finite; what was written so far is kept.
+        train.DivergedError: if a loss was not finite; what was written so far is kept, and the last
+            good parameters are in `last_good.npz`.
     """
     settings = checked(settings, learners, seeds)
     made = {seed: stream_of(settings, seed) for seed in seeds}
     folder = open_folder(out)
     runs: list[dict[str, Any]] = []
-    steps = settings.steps or STEPS[settings.budget]
-    for seed in seeds:
-        stream = made[seed]
-        few_shot = few_shot_of(settings, stream.classes)
-        begin = None if start is None else start(seed, few_shot)
-        for name in learners:
-            learner = learner_of(name, settings, few_shot, stream)
-            runs.append({})
-            with tqdm(
-                total=stream.tasks * steps,
-                disable=not progress,
-                unit="step",
-                desc=f"{name}, seed {seed}",
-            ) as bar:
 
-                def on_row(row: int, so_far: StreamRun, name: str = name, seed: int = seed) -> None:
-                    runs[-1] = record_of(settings, name, seed, row, so_far)
-                    write_metrics(folder, {"runs": with_reference(runs)})
+    def write(record: dict[str, Any]) -> None:
+        write_metrics(folder, {"runs": with_reference([*runs, record])})
 
-                def on_chunk(task: int, done: int, values: Any, bar: Any = bar) -> None:
-                    bar.set_postfix(task=task, loss=f"{float(values['loss'].mean()):.3f}")
-                    bar.update(task * steps + done - bar.n)
-
-                run_stream(
-                    learner,
-                    stream,
-                    jax.random.key(seed),
-                    steps=steps,
-                    scan=settings.net == "mlp",
-                    init=_beginning(begin),
-                    on_chunk=on_chunk,
-                    on_row=on_row,
+    with keeping_last_good(folder):
+        for seed in seeds:
+            few_shot = few_shot_of(settings, made[seed].classes)
+            begin = None if start is None else start(seed, few_shot)
+            for name in learners:
+                learner = learner_of(name, settings, few_shot, made[seed])
+                runs.append(
+                    run_one(settings, name, seed, learner, made[seed], begin, write, progress)
                 )
     result = {"runs": with_reference(runs)}
     write_metrics(folder, result)
     write_figures(folder, result)
     return result
+
+
+def run_one(
+    settings: Lifelong,
+    name: str,
+    seed: int,
+    learner: LifelongLearner,
+    stream: Stream,
+    begin: Params | None,
+    on_record: Callable[[dict[str, Any]], None],
+    progress: bool,
+) -> dict[str, Any]:
+    """The record of one learner with one seed; `on_record` is told of it after each task."""
+    steps = settings.steps or STEPS[settings.budget]
+    about = f"{name}, seed {seed}"
+    with tqdm(total=stream.tasks * steps, disable=not progress, unit="step", desc=about) as bar:
+
+        def on_chunk(task: int, done: int, values: Any) -> None:
+            bar.set_postfix(task=task, loss=f"{float(values['loss'].mean()):.3f}")
+            bar.update(task * steps + done - bar.n)
+
+        run = run_stream(
+            learner,
+            stream,
+            jax.random.key(seed),
+            steps=steps,
+            scan=settings.net == "mlp",
+            init=_beginning(begin),
+            on_chunk=on_chunk,
+            on_row=lambda row, so_far: on_record(record_of(settings, name, seed, row, so_far)),
+        )
+    return record_of(settings, name, seed, stream.tasks, run)
 
 
 def checked(settings: Lifelong, learners: tuple[str, ...], seeds: tuple[int, ...]) -> Lifelong:
@@ -249,10 +268,9 @@ def record_of(
 
 def with_reference(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """`runs` with the figures from R, R_task and R_adapted; joint training is the reference."""
-    done = [run for run in runs if run]
-    reference = {run["seed"]: run for run in done if run["learner"] == "joint"}
+    reference = {run["seed"]: run for run in runs if run["learner"] == "joint"}
     full = []
-    for run in done:
+    for run in runs:
         figures: dict[str, Any] = {}
         for key, suffix in (("R", ""), ("R_task", "_task"), ("R_adapted", "_adapted")):
             joint_run = reference.get(run["seed"])

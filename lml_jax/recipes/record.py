@@ -4,6 +4,8 @@ import json
 import os
 import platform
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lml_jax.metrics import to_json
+from lml_jax.train import DivergedError
 from lml_jax.types import Params
 
 
@@ -59,10 +62,10 @@ def tree_bytes(tree: Any) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
-def save_params(folder: Path, params: Params) -> Path:
-    """Write the parameters to `params.npz`, one array per path; no pickle."""
+def save_params(folder: Path, params: Params, *, name: str = "params") -> Path:
+    """Write the parameters to `NAME.npz`, one array per path; no pickle."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    path = folder / "params.npz"
+    path = folder / f"{name}.npz"
     arrays: dict[str, Any] = {
         jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(leaf) for p, leaf in leaves
     }
@@ -85,3 +88,14 @@ def load_params(path: str | Path, like: Params) -> Params:
             return jnp.asarray(archive[name])
 
         return jax.tree.map_with_path(leaf, like)
+
+
+@contextmanager
+def keeping_last_good(folder: Path) -> Iterator[None]:
+    """Write the last good parameters to `last_good.npz` if the run inside diverges."""
+    try:
+        yield
+    except DivergedError as error:
+        state = getattr(error.state, "train", error.state)  # a lifelong state holds a TrainState
+        save_params(folder, state.params, name="last_good")
+        raise

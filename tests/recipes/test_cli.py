@@ -128,3 +128,19 @@ def test_a_folder_that_holds_another_run_is_refused(monkeypatch, tmp_path):
 def test_the_list_of_recipes(monkeypatch, capsys):
     run(monkeypatch, "reproduce", "--list")
     assert "sine-maml" in capsys.readouterr().out
+
+
+def test_a_run_that_diverges_keeps_its_last_good_state(monkeypatch, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit, match="not finite at step"):
+        run(monkeypatch, "lifelong", "--out", out, "--outer-rate", "1e30", "--learners", "finetune",
+            *SMALL, "--steps", "4")  # fmt: skip
+    (record,) = json.loads((out / "metrics.json").read_text())["runs"]
+    assert record["tasks_finished"] < 2
+    assert record["acc"] is None
+    with np.load(out / "last_good.npz") as archive:
+        assert all(np.isfinite(archive[name]).all() for name in archive.files)
+    with pytest.raises(SystemExit, match="not finite at step"):
+        run(monkeypatch, "fewshot", "--out", tmp_path / "sine", "--data", "sine", "--steps", "9",
+            "--outer-rate", "1e30", "--train-queries", "5")  # fmt: skip
+    assert (tmp_path / "sine" / "last_good.npz").exists()
