@@ -1,5 +1,6 @@
 """Meta-learning-based lifelong learning in functional JAX. A table of contents, and no logic."""
 
+from lml_jax import evaluate as evaluate
 from lml_jax import inner as inner
 from lml_jax import losses as losses
 from lml_jax import memory as memory
@@ -17,6 +18,8 @@ from lml_jax.data.sources import select as select
 from lml_jax.data.splits import omniglot_split as omniglot_split
 from lml_jax.data.streams import class_incremental as class_incremental
 from lml_jax.data.streams import domain_incremental as domain_incremental
+from lml_jax.data.streams import permuted as permuted
+from lml_jax.data.streams import rotated as rotated
 from lml_jax.data.synthetic import sinusoids as sinusoids
 from lml_jax.learners.maml import maml as maml
 from lml_jax.learners.reptile import reptile as reptile

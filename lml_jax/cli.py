@@ -8,7 +8,7 @@ import tyro
 
 from lml_jax.recipes import fewshot as few
 from lml_jax.recipes import lifelong as life
-from lml_jax.recipes import published
+from lml_jax.recipes import parts, published, report
 from lml_jax.train import DivergedError
 
 Flat = tyro.conf.arg(name="")  # the fields of a record as options of their own
@@ -30,12 +30,12 @@ def lifelong(
         seeds: one run of each learner for each seed.
     """
     result = life.run_lifelong(settings, out, learners=learners, seeds=seeds)
-    print(life.table(result))
+    print(report.table(result))
     print(f"metrics.json and figures are in {out}")
 
 
 def fewshot(
-    settings: Annotated[few.FewShot, Flat],
+    settings: Annotated[parts.FewShot, Flat],
     *,
     out: Path = Path("runs/fewshot"),
     minutes: float | None = None,
@@ -48,7 +48,7 @@ def fewshot(
         minutes: stop training after so many.
     """
     print(few.table(few.run_fewshot(settings, out, minutes=minutes)))
-    print(f"metrics.json and figures are in {out}")
+    print(f"metrics.json and the parameters are in {out}")
 
 
 def reproduce(
@@ -79,4 +79,4 @@ def main() -> None:
     except (ValueError, FileNotFoundError, FileExistsError, DivergedError) as error:
         sys.exit(f"lml-jax: {error}")
     except KeyboardInterrupt:
-        sys.exit("lml-jax: stopped; metrics.json holds what was finished")
+        sys.exit("lml-jax: stopped; what was finished is in the output folder")

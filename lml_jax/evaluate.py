@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from lml_jax import losses
+from lml_jax import losses, metrics
 from lml_jax.types import Batch, Key, Learner, Params, Task
 
 QueryScore = Callable[[Array, Batch], Array]  # (outputs, query) -> scalar
@@ -16,8 +16,7 @@ QueryScore = Callable[[Array, Batch], Array]  # (outputs, query) -> scalar
 
 def query_accuracy(outputs: Array, query: Batch) -> Array:
     """Accuracy in [0, 1] on the labelled examples of a query set."""
-    hits = (jnp.argmax(outputs, axis=1) == query.y).astype(float)
-    return losses.weighted_mean(hits, losses.labelled(query))
+    return metrics.accuracy(outputs, query.y, weight=query.weight)
 
 
 def query_squared_error(outputs: Array, query: Batch) -> Array:

@@ -75,10 +75,15 @@ def weighted_mean(values: Array, weight: Array | None = None) -> Array:
     return total / jnp.where(mass > 0, mass, 1.0)
 
 
+def are_labels(y: Array) -> bool:
+    """Whether y holds labels, int [n], rather than targets of a regression."""
+    return y.ndim == 1 and jnp.issubdtype(y.dtype, jnp.integer)
+
+
 def labelled(batch: Batch) -> Array:
     """Weight [n] of each example of `batch`, 0 where it is unlabelled (y = -1)."""
     weight = jnp.ones(batch.x.shape[0]) if batch.weight is None else batch.weight
-    if jnp.issubdtype(batch.y.dtype, jnp.integer):
+    if are_labels(batch.y):
         weight = jnp.where(batch.y >= 0, weight, 0.0)
     return weight
 

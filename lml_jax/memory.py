@@ -61,11 +61,13 @@ def reservoir(capacity: int) -> MemoryBank:
         slot = jnp.where(t < capacity, t, draw)
         slot = jnp.where(where, slot, capacity)
         # Of several items bound for one slot the last stays, as if they had come one by one; a
-        # scatter does not promise that, so all but the last are sent out of bounds.
-        later = (slot[:, None] == slot[None, :]) & (jnp.arange(n)[:, None] < jnp.arange(n)[None, :])
-        slot = jnp.where(later.any(axis=1), capacity, slot)
+        # scatter does not promise that, so all but the last are sent out of bounds. Sorted by
+        # slot, an item is the last of its slot if the next item has another.
+        order = jnp.argsort(slot, stable=True)
+        last = jnp.append(jnp.diff(slot[order]) != 0, True)
+        slot = jnp.where(jnp.zeros(n, bool).at[order].set(last), slot, capacity)
         items = jax.tree.map(lambda b, x: b.at[slot].set(x, mode="drop"), bank.items, batch)
-        return Reservoir(items, bank.seen + jnp.sum(where))
+        return Reservoir(items, bank.seen + jnp.sum(where, dtype=jnp.int32))
 
     def sample(bank: Reservoir, key: Key, *, n: int) -> tuple[Any, Array]:
         size = jnp.minimum(bank.seen, capacity)

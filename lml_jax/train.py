@@ -10,6 +10,7 @@ import optax
 from jax import Array
 
 from lml_jax import losses
+from lml_jax.metrics import accuracy
 from lml_jax.parallel import BatchLoss, vmap_mean
 from lml_jax.types import ExampleLoss, Key, Learner, Loss, Metrics, Params, Task, TrainState
 
@@ -48,11 +49,10 @@ def episode_loss(learner: Learner, *, loss: ExampleLoss = losses.cross_entropy) 
         outputs = learner.predict(params, fast, task.query.x)
         weight = losses.labelled(task.query)
         value = losses.weighted_mean(loss(outputs, task.query.y), weight)
-        metrics = {"loss": value}
-        if jnp.issubdtype(task.query.y.dtype, jnp.integer):
-            hits = jnp.argmax(outputs, axis=-1) == task.query.y
-            metrics["accuracy"] = losses.weighted_mean(hits.astype(value.dtype), weight)
-        return value, metrics
+        shown = {"loss": value}
+        if losses.are_labels(task.query.y):
+            shown["accuracy"] = accuracy(outputs, task.query.y, weight=weight)
+        return value, shown
 
     return of_task
 
@@ -107,12 +107,13 @@ def make_train_step(
 def update(
     state: TrainState, value: Array, grads: Params, tx: optax.GradientTransformation
 ) -> TrainState:
-    """`state` after one step of `tx`, or as it was if the loss or a gradient is not finite."""
+    """`state` after one step of `tx`, or as it was if loss, gradient or update is not finite."""
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     new = TrainState(
         optax.apply_updates(state.params, updates), opt_state, state.step + 1, state.bad_step
     )
-    finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(grads))
+    sizes = jnp.stack([value, optax.tree.norm(grads), optax.tree.norm(updates)])
+    finite = jnp.isfinite(sizes).all()
     good = finite & (state.bad_step < 0)
     kept = jax.tree.map(partial(jnp.where, good), new, state)
     bad_step = jnp.where(finite | (state.bad_step >= 0), state.bad_step, state.step)
@@ -182,7 +183,7 @@ def run(
     Args:
         step: from `make_train_step`.
         sample: (data, key) -> tasks, run inside jit.
-        state: the start; it stays usable, later states are donated from chunk to chunk.
+        state: the start; it stays usable, as does every state that is yielded.
         data: any pytree of arrays, kept on the device.
         key: a typed key, the same for the whole run; see `make_runner`.
         steps: how many steps to do from here, >= 1.

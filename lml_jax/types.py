@@ -57,7 +57,9 @@ class Learner(NamedTuple):
     """A few-shot learner. `fast` is opaque: whatever adaptation produced."""
 
     init: Callable[[Key, Array], Params]  # (key, x_example) -> params
-    adapt: Callable[..., Any]  # (params, support, key, fast=None) -> fast; None starts anew
+    # (params, support, key, fast=None, keep=None) -> fast. `fast` None starts anew, else it goes
+    # on; an empty support gives the start. `keep` bool [C] or [n, C]: the labels in play.
+    adapt: Callable[..., Any]
     predict: Callable[[Params, Any, Array], Array]  # (params, fast, x) -> logits or outputs
 
 
@@ -72,7 +74,9 @@ class MemoryBank(NamedTuple):
 class LifelongLearner(NamedTuple):
     """A learner on a stream of tasks. `logits` are always [n, C]; unseen classes are masked."""
 
-    init: Callable[[Key, Batch], Any]  # (key, example) -> state
+    # (key, example, params=None) -> state. `example` is one example, x [...] and y []; `params`
+    # begins from parameters trained before.
+    init: Callable[..., Any]
     step: Callable[[Any, Task, Key], tuple[Any, Metrics]]  # (state, tasks, key) -> (state, metrics)
     end_task: Callable[[Any, Batch, Key], Any]  # (state, batch, key) -> state
     predict: Callable[[Any, Batch, Array, Key], Array]  # (state, support, x, key) -> logits

@@ -83,8 +83,8 @@ stream = lml.class_incremental(
 head = lml.head_of(stream)
 few_shot = lml.maml(lml.nets.mlp([128], stream.classes), optax.sgd(0.1), steps=1)
 learners = {
-    "lifelong-maml": lml.lifelong_maml(few_shot, optax.adam(1e-3), head, tasks=5, decay=0.9),
-    "finetune": lml.finetune(few_shot, optax.adam(1e-3), head, tasks=5),
+    "lifelong-maml": lml.lifelong_maml(few_shot, optax.adam(1e-3), head, decay=0.9),
+    "finetune": lml.finetune(few_shot, optax.adam(1e-3), head),
 }
 runs = []
 for name, lifelong in learners.items():

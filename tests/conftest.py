@@ -1,5 +1,7 @@
 """Settings of the whole suite."""
 
+import os
+
 import jax
 import pytest
 
@@ -20,3 +22,12 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def tfds_dir():
+    """The folder of prepared tfds data; tests that need it skip where there is none."""
+    folder = os.environ.get("TFDS_DATA_DIR")
+    if not folder or not os.path.isdir(os.path.join(folder, "omniglot")):
+        pytest.skip("omniglot is not prepared: set TFDS_DATA_DIR to a folder that holds it")
+    return folder

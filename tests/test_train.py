@@ -112,3 +112,11 @@ def test_seeds_by_vmap_equal_seeds_one_after_another():
     for i in range(3):
         alone = whole(keys[i])
         chex.assert_trees_all_close(jax.tree.map(lambda w, i=i: w[i], together), alone, rtol=1e-4)
+
+
+def test_an_update_that_is_not_finite_is_refused_too():
+    tx = optax.adam(1e-3, eps=0.0)  # 0 / 0 where a gradient is always 0
+    step = train.make_train_step(lambda w, t, key: (w[0] ** 2 + 0.0 * w[1], {}), tx)
+    state, _ = step(train.init_state(jnp.ones(2), tx), jnp.zeros(1), KEY)
+    assert int(state.bad_step) == 0
+    assert state.params.tolist() == [1.0, 1.0]

@@ -89,7 +89,14 @@ def episodes(
 
         return Task(batch(rows[:, :shots]), batch(rows[:, shots:]))
 
+    checked = data.index.shape
+
     def sample(data: Dataset, key: Key) -> Task:
+        if data.index.shape != checked:
+            raise ValueError(
+                f"this sampler was made for {checked[0]} classes of up to {checked[1]} examples, "
+                f"got {data.index.shape[0]} of up to {data.index.shape[1]}"
+            )
         return jax.vmap(one, in_axes=(None, 0))(data, jax.random.split(key, tasks))
 
     return sample

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from lml_jax.data.cache import Arrays, cached
 from lml_jax.data.prepared import decode_image, prepared, read_records
+from lml_jax.names import known
 from lml_jax.types import Dataset
 
 _FORMAT = 1  # raise it when what the cache holds changes meaning
@@ -165,8 +166,7 @@ def omniglot(
     Source: Lake, Salakhutdinov, Tenenbaum, "Human-level concept learning through probabilistic
     program induction", Science 350, 2015.
     """
-    if split not in (*_OMNIGLOT_TFDS, "all"):
-        raise ValueError(f"split is {split!r}, expected 'background', 'evaluation' or 'all'")
+    known(split, (*_OMNIGLOT_TFDS, "all"), what="split of Omniglot")
     if isinstance(size, bool) or not isinstance(size, int) or not 4 <= size <= 105:
         raise ValueError(f"size is {size!r}, expected an integer in 4..105 (pixels)")
     folder, stamp = prepared("omniglot", data_dir)
@@ -204,8 +204,7 @@ def mnist(split: str, *, data_dir: str | os.PathLike | None = None, cache: bool 
     Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document
     recognition", Proceedings of the IEEE 86, 1998.
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"split is {split!r}, expected 'train' or 'test'")
+    known(split, ("train", "test"), what="split of MNIST")
     folder, stamp = prepared("mnist", data_dir)
 
     def build() -> Arrays:
@@ -232,6 +231,12 @@ def _check_x(x: ArrayLike) -> np.ndarray:
     # Tested as the device will hold it: 1e300 is finite until it becomes a float32.
     if x.dtype != np.uint8 and not bool(jnp.isfinite(jnp.asarray(x)).all()):
         raise ValueError("x holds NaN, infinity or values beyond float32, expected finite features")
+    if x.ndim >= 3:
+        low, high = x.min(), x.max()
+        if x.dtype == np.uint8 and high == 1:
+            raise ValueError("images of uint8 are in 0..1, expected 0..255: multiply by 255")
+        if x.dtype != np.uint8 and (low < 0 or high > 1):
+            raise ValueError(f"images of floats are in {low}..{high}, expected 0..1, or uint8")
     return x
 
 

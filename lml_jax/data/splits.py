@@ -1,22 +1,19 @@
-"""Which classes are for training, validation and test; and data by name."""
+"""Which classes are for training, validation and test."""
 
-import difflib
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
-from typing import TypeVar
 
 import numpy as np
 
-from lml_jax.data.glyphs import glyphs
-from lml_jax.data.sources import mnist, omniglot, select
+from lml_jax.data.sources import omniglot, select
+from lml_jax.names import known
 from lml_jax.types import Dataset
 
 _BACKGROUND, _ALL = 964, 1623
 _MAML_SIZES = {"train": 1100, "validation": 100, "test": 423}
-_T = TypeVar("_T")
 
 
 def omniglot_split(
@@ -64,9 +61,9 @@ def omniglot_classes(name: str, part: str) -> np.ndarray:
         "maml-random": _maml_random,
         "vinyals": _vinyals,
     }
-    parts = _lookup("split of Omniglot", name, splits)()
+    parts = splits[known(name, splits, what="split of Omniglot")]()
     _check_partition(name, parts, _ALL)
-    return _lookup(f"part of {name!r}", part, parts)
+    return parts[known(part, parts, what=f"part of {name!r}")]
 
 
 def random_split(
@@ -95,36 +92,6 @@ def random_split(
     ends = np.cumsum(list(sizes.values()), dtype=int)
     drawn = np.split(order[: ends[-1] if len(ends) else 0], ends[:-1])
     return {part: np.sort(members) for part, members in zip(sizes, drawn, strict=False)}
-
-
-def by_name(
-    name: str,
-    *,
-    split: str | None = None,
-    data_dir: str | os.PathLike | None = None,
-    cache: bool = True,
-) -> Dataset:
-    """A whole data set: "glyphs", "omniglot" or "mnist", for a command line to choose from.
-
-    `split` (None: all of Omniglot, the training half of MNIST) and `data_dir` are as for
-    `omniglot` and `mnist`; `glyphs` has neither.
-
-    Raises:
-        FileNotFoundError: the data set is not prepared; the message names the command.
-        ValueError: unknown name or split.
-
-    Example:
-        >>> by_name("glyphs").groups[0]
-        'LATIN'
-    """
-    _lookup("data set", name, {"glyphs": glyphs, "mnist": mnist, "omniglot": omniglot})
-    if name == "omniglot":
-        return omniglot("all" if split is None else split, data_dir=data_dir, cache=cache)
-    if name == "mnist":
-        return mnist("train" if split is None else split, data_dir=data_dir, cache=cache)
-    if split is not None:
-        raise ValueError(f"split is {split!r}, but glyphs has none: expected None")
-    return glyphs(cache=cache)
 
 
 def _background_evaluation() -> dict[str, np.ndarray]:
@@ -164,12 +131,3 @@ def _check_partition(name: str, parts: Mapping[str, np.ndarray], classes: int) -
             f"split {name!r} has {(times == 0).sum()} classes in no part and "
             f"{(times > 1).sum()} in several, expected each of {classes} in one"
         )
-
-
-def _lookup(what: str, name: str, known: Mapping[str, _T]) -> _T:
-    """`known[name]`, or a message that names the nearest known one."""
-    if name not in known:
-        near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown {what}: {name!r}; {hint}expected one of {sorted(known)}")
-    return known[name]

@@ -245,11 +245,11 @@ def _stream(
     check_episode(per_task, shots, queries, classes=per_task, examples=int(train_rows[1].min()))
     classes = int(labels.max()) + 1
     members = jnp.zeros((tasks, classes), bool).at[jnp.arange(tasks)[:, None], labels].set(True)
-    (rows, count), (held_out, held_count) = (
-        tuple(map(jnp.asarray, pair)) for pair in (train_rows, test_rows)
+    (train_x, rows, count), (test_x, held_out, held_count) = (
+        _used(data.x, *train_rows),
+        _used(data.x if test is None else test.x, *test_rows),
     )
     label = jnp.asarray(labels, jnp.int32)
-    held_x = data.x if test is None else test.x
 
     def images(x: Array, rows: Array, i: Array | int) -> Array:
         found = x[rows]
@@ -268,7 +268,7 @@ def _stream(
         drawn = jax.vmap(of_class)(rows[i], count[i], jax.random.split(key, per_task))
 
         def batch(part: Array) -> Batch:
-            x = images(data.x, part.reshape(-1), i)
+            x = images(train_x, part.reshape(-1), i)
             return Batch(x, jnp.repeat(label[i], part.shape[1]))
 
         return Task(batch(drawn[:, :shots]), batch(drawn[:, shots:]), jnp.asarray(i, jnp.int32))
@@ -280,6 +280,15 @@ def _stream(
         episodes=lambda i, key: jax.vmap(lambda k: episode(i, k))(
             jax.random.split(key, meta_batch)
         ),
-        train=lambda i: whole(data.x, rows, count, i),
-        test=lambda i: whole(held_x, held_out, held_count, i),
+        train=lambda i: whole(train_x, rows, count, i),
+        test=lambda i: whole(test_x, held_out, held_count, i),
     )
+
+
+def _used(x: Array, rows: np.ndarray, count: np.ndarray) -> tuple[Array, Array, Array]:
+    """The examples that `rows` [T, c, M] name, rows into those, and `count`.
+
+    What a stream closes over is compiled into every step, so it keeps no example it never shows.
+    """
+    kept, inside = np.unique(rows, return_inverse=True)
+    return jnp.asarray(x)[kept], jnp.asarray(inside.reshape(rows.shape)), jnp.asarray(count)

@@ -64,7 +64,11 @@ def maml(
         return {"theta": theta, "alpha": rule.init(inner.split(theta, adapt_only)[0])}
 
     def adapt(
-        params: Params, support: Batch, key: Key, fast: inner.Fast | None = None
+        params: Params,
+        support: Batch,
+        key: Key,
+        fast: inner.Fast | None = None,
+        keep: Array | None = None,
     ) -> inner.Fast:
         weights, shared = inner.split(params["theta"], adapt_only)
         tx = rule.tx(params["alpha"])
@@ -75,6 +79,7 @@ def maml(
 
         def support_loss(weights: Params, key: Key) -> Array:
             outputs = net.apply(inner.merge(weights, shared), support.x)
+            outputs = outputs if keep is None else losses.mask_logits(outputs, keep)
             return losses.weighted_mean(loss(outputs, support.y), weight)
 
         return inner.adapt(

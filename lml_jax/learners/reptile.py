@@ -49,7 +49,11 @@ def reptile(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
     def adapt(
-        params: Params, support: Batch, key: Key, fast: inner.Fast | None = None
+        params: Params,
+        support: Batch,
+        key: Key,
+        fast: inner.Fast | None = None,
+        keep: Array | None = None,
     ) -> inner.Fast:
         fast = inner.start(params, tx) if fast is None else fast
         n = support.x.shape[0]
@@ -62,6 +66,7 @@ def reptile(
         def batch_loss(weights: Params, key: Key) -> Array:
             rows = jax.random.permutation(key, n)[:batch_size]
             outputs = net.apply(weights, support.x[rows])
+            outputs = outputs if keep is None else losses.mask_logits(outputs, keep)
             return losses.weighted_mean(loss(outputs, support.y[rows]), weight[rows])
 
         return inner.adapt(

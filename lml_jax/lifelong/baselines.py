@@ -9,8 +9,14 @@ import optax
 from jax import Array
 
 from lml_jax.lifelong import history
-from lml_jax.lifelong.gradient import begin, drawn_batch, head_loss, lifelong_learner
-from lml_jax.lifelong.head import Head
+from lml_jax.lifelong.gradient import (
+    begin,
+    drawn_batch,
+    head_loss,
+    labels_of,
+    lifelong_learner,
+)
+from lml_jax.lifelong.head import Head, training_mask
 from lml_jax.parallel import BatchLoss, vmap_mean
 from lml_jax.types import Batch, Key, Learner, LifelongLearner, Loss, Metrics, Params, Task
 
@@ -20,7 +26,6 @@ def finetune(
     tx: optax.GradientTransformation,
     head: Head,
     *,
-    tasks: int,
     reduce: Callable[[Loss], BatchLoss] = vmap_mean,
 ) -> LifelongLearner:
     """Ordinary training on each task in turn: theta <- theta - beta grad L_i(theta).
@@ -32,16 +37,15 @@ def finetune(
         learner: whose network and inner rule are used.
         tx: the update rule.
         head: the label space.
-        tasks: T_max.
         reduce: as in `train.make_train_step`.
 
     Example:
         >>> from lml_jax import nets
         >>> from lml_jax.learners.maml import maml
         >>> learner = finetune(maml(nets.mlp([64], 50), optax.sgd(0.1), steps=1),
-        ...                    optax.adam(1e-3), Head(known=jnp.zeros(50, bool)), tasks=10)
+        ...                    optax.adam(1e-3), Head(tasks=10, known=jnp.zeros(50, bool)))
     """
-    return _plain(learner, tx, head, tasks=tasks, capacity=1, union=0, reduce=reduce)
+    return _plain(learner, tx, head, capacity=1, union=0, reduce=reduce)
 
 
 def joint(
@@ -49,7 +53,6 @@ def joint(
     tx: optax.GradientTransformation,
     head: Head,
     *,
-    tasks: int,
     capacity: int,
     union_batch: int = 50,
     reduce: Callable[[Loss], BatchLoss] = vmap_mean,
@@ -63,20 +66,20 @@ def joint(
         learner: whose network and inner rule are used.
         tx: the update rule.
         head: the label space.
-        tasks: T_max.
         capacity: examples kept of each task; at least as many as a task has.
         union_batch: examples of past tasks in each episode's loss.
         reduce: as in `train.make_train_step`.
+
+    Raises:
+        ValueError: in `end_task`, for a task with more examples than `capacity`.
 
     Example:
         >>> from lml_jax import nets
         >>> from lml_jax.learners.maml import maml
         >>> learner = joint(maml(nets.mlp([64], 50), optax.sgd(0.1), steps=1), optax.adam(1e-3),
-        ...                 Head(known=jnp.zeros(50, bool)), tasks=10, capacity=75)
+        ...                 Head(tasks=10, known=jnp.zeros(50, bool)), capacity=75)
     """
-    return _plain(
-        learner, tx, head, tasks=tasks, capacity=capacity, union=union_batch, reduce=reduce
-    )
+    return _plain(learner, tx, head, capacity=capacity, union=union_batch, reduce=reduce)
 
 
 def _plain(
@@ -84,7 +87,6 @@ def _plain(
     tx: optax.GradientTransformation,
     head: Head,
     *,
-    tasks: int,
     capacity: int,
     union: int,
     reduce: Callable[[Loss], BatchLoss],
@@ -96,22 +98,27 @@ def _plain(
         def of_episode(params: Params, task: Task, key: Key) -> tuple[Array, Metrics]:
             both = jax.tree.map(lambda s, q: jnp.concatenate([s, q]), task.support, task.query)
             start = begin(learner, params, both.x)
-            value, accuracy = head_loss(learner, params, start, head, seen, both, task.id)
+            keep = labels_of(task, head, seen)
+            value, accuracy = head_loss(learner, params, start, both, keep)
             if union:
                 drawn = history.draw_union(bank, past, key, n=union)
-                before, _ = head_loss(
-                    learner, params, start, head, seen, drawn_batch(drawn), drawn.task
-                )
-                # The arriving task is one of i; the union of the others holds the rest.
+                known = training_mask(head, seen, drawn.task)
+                before, _ = head_loss(learner, params, start, drawn_batch(drawn), known)
+                # The arriving task is one of i; a draw from the others stands for the rest.
                 i = past.finished + 1
                 value = (value + (i - 1) * before) / i
             return value, {"accuracy": accuracy}
 
         return of_episode
 
-    def recall_with(learner: Learner, params: Params, batch: Batch, past: Any, key: Key) -> Any:
+    def recall_with(params: Params, batch: Batch, keep: Array, past: Any, key: Key) -> Any:
+        if union and batch.x.shape[0] > capacity:
+            raise ValueError(
+                f"joint training keeps every example, but a task has {batch.x.shape[0]} and the "
+                f"capacity is {capacity}"
+            )
         return begin(learner, params, batch.x)
 
     return lifelong_learner(
-        learner, tx, head, tasks=tasks, bank=bank, loss=loss, recall_with=recall_with, reduce=reduce
+        learner, tx, head, bank=bank, loss=loss, recall_with=recall_with, reduce=reduce
     )

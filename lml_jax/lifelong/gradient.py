@@ -11,6 +11,7 @@ from jax import Array
 from lml_jax import losses, train
 from lml_jax.lifelong import history
 from lml_jax.lifelong.head import Head, classes_in, training_mask
+from lml_jax.metrics import accuracy
 from lml_jax.parallel import BatchLoss, vmap_mean
 from lml_jax.types import (
     Batch,
@@ -45,8 +46,8 @@ class State(NamedTuple):
         return self.train.bad_step
 
 
-# (learner, params, finished batch, history, key) -> the fast weights that recall will use
-RecallWith = Callable[[Learner, Params, Batch, history.History, Key], Any]
+# (params, finished batch, labels bool [C], history, key) -> the fast weights that recall will use
+RecallWith = Callable[[Params, Batch, Array, history.History, Key], Any]
 
 
 def lifelong_learner(
@@ -54,7 +55,6 @@ def lifelong_learner(
     tx: optax.GradientTransformation,
     head: Head,
     *,
-    tasks: int,
     bank: MemoryBank,
     loss: Callable[[Array, history.History], Loss],
     recall_with: RecallWith,
@@ -66,7 +66,6 @@ def lifelong_learner(
         learner: the few-shot learner it carries along the stream.
         tx: the outer update rule; its state is carried from task to task.
         head: the label space.
-        tasks: T_max.
         bank: of one finished task.
         loss: (seen, history) -> the `Loss` of one episode.
         recall_with: what `recall` predicts with, computed at the end of each task.
@@ -80,9 +79,9 @@ def lifelong_learner(
             for examples that do not fit the bank.
     """
 
-    def init(key: Key, example: Batch) -> State:
-        params = learner.init(key, example.x[None])
-        past = history.init(bank, example, tasks=tasks)
+    def init(key: Key, example: Batch, params: Params | None = None) -> State:
+        params = learner.init(key, example.x[None]) if params is None else params
+        past = history.init(bank, example, tasks=head.tasks)
         fast = begin(learner, params, example.x[None])
         return State(train.init_state(params, tx), head.known, past, fast)
 
@@ -97,17 +96,19 @@ def lifelong_learner(
     def end_task(state: State, batch: Batch, key: Key) -> State:
         key_bank, key_recall = jax.random.split(key)
         past = history.finish(bank, state.history, batch, key_bank)
-        fast = recall_with(learner, state.train.params, batch, past, key_recall)
+        keep = training_mask(head, state.seen, state.history.finished)
+        fast = recall_with(state.train.params, batch, keep, past, key_recall)
         return state._replace(history=past, fast=fast)
 
     def predict(state: State, support: Batch, x: Array, key: Key) -> Array:
-        params = state.train.params
-        logits = learner.predict(params, learner.adapt(params, support, key), x)
-        return losses.mask_logits(logits, classes_in(support.y, head.classes))
+        params, keep = state.train.params, classes_in(support.y, head.classes)
+        logits = learner.predict(params, learner.adapt(params, support, key, keep=keep), x)
+        return losses.mask_logits(logits, keep)
 
     def recall(state: State, x: Array, key: Key) -> Array:
         logits = learner.predict(state.train.params, state.fast, x)
-        return losses.mask_logits(logits, state.seen)
+        # Where the task is told, whoever reads the logits masks them to its labels.
+        return losses.mask_logits(logits, state.seen) if head.members is None else logits
 
     return LifelongLearner(init, step, end_task, predict, recall)
 
@@ -118,35 +119,28 @@ def begin(learner: Learner, params: Params, x: Array) -> Any:
     return learner.adapt(params, empty, jax.random.key(0))
 
 
-def head_loss(
-    learner: Learner,
-    params: Params,
-    fast: Any,
-    head: Head,
-    seen: Array,
-    batch: Batch,
-    task: Array | None,
-) -> tuple[Array, Array]:
-    """Cross-entropy and accuracy of `batch` on the labels in play, each a mean over its examples.
-
-    `task` int [] or [n] is the task that the examples belong to.
+def labels_of(task: Task, head: Head, seen: Array) -> Array:
+    """The labels bool [C] in play while an episode of the stream is learned.
 
     Raises:
-        ValueError: where it is None: the labels of such an episode are its own.
+        ValueError: for an episode that numbers its own classes.
     """
-    if task is None:
+    if task.id is None:
         raise ValueError(
             "these episodes number their classes 0..N-1 (Task.id is None), but a lifelong "
             "learner has one head over the whole stream: take them from Stream.episodes"
         )
-    logits = learner.predict(params, fast, batch.x)
-    logits = losses.mask_logits(logits, training_mask(head, seen, task))
+    return training_mask(head, seen, task.id)
+
+
+def head_loss(
+    learner: Learner, params: Params, fast: Any, batch: Batch, keep: Array
+) -> tuple[Array, Array]:
+    """Cross-entropy and accuracy of `batch` among the labels `keep`, means over its examples."""
+    logits = losses.mask_logits(learner.predict(params, fast, batch.x), keep)
     weight = losses.labelled(batch)
-    hits = (jnp.argmax(logits, axis=1) == batch.y).astype(logits.dtype)
-    return (
-        losses.weighted_mean(losses.cross_entropy(logits, batch.y), weight),
-        losses.weighted_mean(hits, weight),
-    )
+    loss = losses.weighted_mean(losses.cross_entropy(logits, batch.y), weight)
+    return loss, accuracy(logits, batch.y, weight=weight)
 
 
 def drawn_batch(drawn: history.Draw) -> Batch:

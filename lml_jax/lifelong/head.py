@@ -9,13 +9,14 @@ from lml_jax.types import Stream
 
 
 class Head(NamedTuple):
-    """The label space of a lifelong learner, C classes.
+    """The label space of a lifelong learner: C classes, and room for T tasks.
 
-    `known` bool [C]: labels that every task has, so that they are declared before the first.
+    `tasks` is T. `known` bool [C]: labels that every task has, declared before the first.
     `members` bool [T, C]: for a task-incremental learner, which is told the task of each example
     and chooses among that task's labels only; else None.
     """
 
+    tasks: int
     known: Array
     members: Array | None = None
 
@@ -33,7 +34,8 @@ def head_of(stream: Stream, *, task_incremental: bool = False) -> Head:
         >>> head_of(Stream(2, 2, members, None, None, None)).known.tolist()
         [False, False]
     """
-    return Head(stream.members.all(axis=0), stream.members if task_incremental else None)
+    members = stream.members if task_incremental else None
+    return Head(stream.tasks, stream.members.all(axis=0), members)
 
 
 def classes_in(y: Array, classes: int) -> Array:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lml_jax.memory import Reservoir, reservoir
+from lml_jax.names import known
 from lml_jax.types import Batch, Key, MemoryBank
 
 FORMS = ("normalised", "mean", "sum")
@@ -62,8 +63,7 @@ def check_decay(decay: float, form: str) -> None:
         raise ValueError(
             f"the history decay lambda must be in (0, 1], got {decay}; no history is None"
         )
-    if form not in FORMS:
-        raise ValueError(f"unknown form of the history weights {form!r}: expected one of {FORMS}")
+    known(form, FORMS, what="form of the history weights")
 
 
 def bank_of(capacity: int) -> MemoryBank:
@@ -100,10 +100,9 @@ def draw(bank: MemoryBank, history: History, task: Array, key: Key, *, n: int) -
 
 
 def draw_union(bank: MemoryBank, history: History, key: Key, *, n: int) -> Draw:
-    """n examples of all finished tasks together, each task in proportion to what it was offered."""
-    size = history.banks.seen.astype(float)
+    """n examples of the finished tasks, each from a task drawn anew: 1/(i-1) sum_{j<i} E_j."""
     key_task, key_item = jax.random.split(key)
-    tasks = jax.random.categorical(key_task, jnp.log(size + 1e-30), shape=(n,))
+    tasks = jax.random.randint(key_task, (n,), 0, jnp.maximum(history.finished, 1))
     one_each = jax.vmap(lambda j, k: draw(bank, history, j, k, n=1))
     return jax.tree.map(lambda leaf: leaf[:, 0], one_each(tasks, jax.random.split(key_item, n)))
 

@@ -14,9 +14,11 @@ from lml_jax.lifelong.gradient import (
     begin,
     drawn_batch,
     head_loss,
+    labels_of,
     lifelong_learner,
 )
-from lml_jax.lifelong.head import Head
+from lml_jax.lifelong.head import Head, training_mask
+from lml_jax.names import known
 from lml_jax.parallel import BatchLoss, vmap_mean
 from lml_jax.types import Batch, Key, Learner, LifelongLearner, Loss, Metrics, Params, Task
 
@@ -26,7 +28,6 @@ def lifelong_maml(
     tx: optax.GradientTransformation,
     head: Head,
     *,
-    tasks: int,
     decay: float | None = 0.9,
     form: str = "normalised",
     every_task: bool = False,
@@ -47,10 +48,9 @@ def lifelong_maml(
         learner: a MAML learner over the head's C classes.
         tx: the outer update rule.
         head: the label space, from `head_of(stream)`.
-        tasks: T_max, the number of past tasks that the state has room for.
         decay: lambda, in (0, 1]; None for no history, which is sequential MAML.
         form: of the weights, one of `history.FORMS`.
-        every_task: estimate every L_j (the cost grows with T_max), instead of one that is drawn
+        every_task: estimate every L_j (the cost grows with T), instead of one that is drawn
             with probability w_j for each episode.
         capacity: examples kept of each task.
         history_batch: examples of a past task in one estimate of L_j.
@@ -69,19 +69,19 @@ def lifelong_maml(
     Example:
         >>> from lml_jax import nets
         >>> from lml_jax.learners.maml import maml
-        >>> head = Head(known=jnp.zeros(50, bool))
+        >>> head = Head(tasks=10, known=jnp.zeros(50, bool))
         >>> learner = lifelong_maml(maml(nets.mlp([64], 50), optax.sgd(0.1), steps=1),
-        ...                         optax.adam(1e-3), head, tasks=10)
+        ...                         optax.adam(1e-3), head)
 
     Source:
         The outer loss is this project's; its parts are Finn et al. 2017 (algorithm 2) and, for a
         loss on past tasks at the adapted parameters, Gupta, Yadav, Paull. Look-ahead Meta
         Learning for Continual Learning, 2020.
     """
-    if min(tasks, history_batch, recall_examples) < 1:
+    if min(history_batch, recall_examples) < 1:
         raise ValueError(
-            "tasks, history_batch and recall_examples must be at least 1, got "
-            f"{tasks}, {history_batch} and {recall_examples}"
+            "history_batch and recall_examples must be at least 1, got "
+            f"{history_batch} and {recall_examples}"
         )
     if decay is not None:
         history.check_decay(decay, form)
@@ -91,17 +91,19 @@ def lifelong_maml(
         def past_loss(params: Params, fast: Any, decay: float, key: Key) -> Metrics:
             def of_draw(drawn: history.Draw) -> Metrics:
                 batch, start = drawn_batch(drawn), begin(learner, params, drawn.x)
-                after, _ = head_loss(learner, params, fast, head, seen, batch, drawn.task)
-                before, _ = head_loss(learner, params, start, head, seen, batch, drawn.task)
+                keep = training_mask(head, seen, drawn.task)
+                after, _ = head_loss(learner, params, fast, batch, keep)
+                before, _ = head_loss(learner, params, start, batch, keep)
                 return {"history": after, "history_before": jax.lax.stop_gradient(before)}
 
-            w = history.weights(past.finished, tasks=tasks, decay=decay, form=form)
+            w = history.weights(past.finished, tasks=head.tasks, decay=decay, form=form)
             return history.estimate(bank, past, of_draw, w, key, n=history_batch, every=every_task)
 
         def of_episode(params: Params, task: Task, key: Key) -> tuple[Array, Metrics]:
             key_adapt, key_past = jax.random.split(key)
-            fast = learner.adapt(params, task.support, key_adapt)
-            value, accuracy = head_loss(learner, params, fast, head, seen, task.query, task.id)
+            keep = labels_of(task, head, seen)
+            fast = learner.adapt(params, task.support, key_adapt, keep=keep)
+            value, accuracy = head_loss(learner, params, fast, task.query, keep)
             metrics = {"query_loss": value, "accuracy": accuracy}
             if decay is not None:
                 terms = past_loss(params, fast, decay, key_past)
@@ -114,32 +116,32 @@ def lifelong_maml(
         learner,
         tx,
         head,
-        tasks=tasks,
         bank=bank,
         loss=loss,
-        recall_with=adapted_on(recall_on, bank, recall_examples),
+        recall_with=adapted_on(learner, recall_on, bank, recall_examples),
         reduce=reduce,
     )
 
 
-def adapted_on(source: str, bank: history.MemoryBank, examples: int) -> RecallWith:
+def adapted_on(
+    learner: Learner, source: str, bank: history.MemoryBank, examples: int
+) -> RecallWith:
     """What `recall` uses: parameters adapted on the finished task, or on a draw from the bank."""
 
-    def task(learner: Learner, params: Params, batch: Batch, past: Any, key: Key) -> Any:
+    def task(params: Params, batch: Batch, keep: Array, past: history.History, key: Key) -> Any:
         key_draw, key_adapt = jax.random.split(key)
         n = batch.x.shape[0]
         score = jax.random.uniform(key_draw, (n,))
         if batch.weight is not None:
             score = jnp.where(batch.weight > 0, score, -1.0)
         rows = jax.lax.top_k(score, min(n, examples))[1]
-        return learner.adapt(params, jax.tree.map(lambda leaf: leaf[rows], batch), key_adapt)
+        drawn = jax.tree.map(lambda leaf: leaf[rows], batch)
+        return learner.adapt(params, drawn, key_adapt, keep=keep)
 
-    def stored(learner: Learner, params: Params, batch: Batch, past: Any, key: Key) -> Any:
+    def stored(params: Params, batch: Batch, keep: Array, past: history.History, key: Key) -> Any:
         key_draw, key_adapt = jax.random.split(key)
         drawn = history.draw_union(bank, past, key_draw, n=examples)
-        return learner.adapt(params, drawn_batch(drawn), key_adapt)
+        return learner.adapt(params, drawn_batch(drawn), key_adapt, keep=keep)
 
     ways = {"task": task, "bank": stored}
-    if source not in ways:
-        raise ValueError(f"unknown recall_on {source!r}: expected one of {sorted(ways)}")
-    return ways[source]
+    return ways[known(source, ways, what="recall_on")]

@@ -12,7 +12,8 @@ from jax import Array
 from lml_jax import train
 from lml_jax.lifelong.head import classes_in
 from lml_jax.losses import mask_logits
-from lml_jax.types import Batch, Key, LifelongLearner, Metrics, Stream
+from lml_jax.metrics import accuracy
+from lml_jax.types import Batch, Key, LifelongLearner, Metrics, Params, Stream
 
 
 class StreamRun(NamedTuple):
@@ -20,7 +21,8 @@ class StreamRun(NamedTuple):
 
     Row 0 is the untrained model; nan where there was nothing to choose from. `R` is by `recall`,
     `R_task` the same logits masked to the task's own labels, `R_adapted` by `predict` with K
-    examples a class. `online` [T] is the mean accuracy on each task's episodes before their update.
+    examples a class. `online` [T]: accuracy of `predict` on new episodes of task i, each before
+    the updates that follow it.
     """
 
     state: Any
@@ -47,10 +49,7 @@ def score(logits: Array, batch: Batch, keep: Array) -> Array:
     own = jnp.take_along_axis(logits, batch.y[:, None], axis=1)[:, 0]
     weight = jnp.ones(batch.y.shape) if batch.weight is None else batch.weight
     weight = jnp.where(jnp.isfinite(own), weight, 0.0)
-    hits = jnp.argmax(logits, axis=1) == batch.y
-    # 0 / 0 on purpose would trip debug_nans, so the nan is written.
-    mass = jnp.sum(weight)
-    return jnp.where(mass > 0, jnp.sum(weight * hits) / jnp.where(mass > 0, mass, 1.0), jnp.nan)
+    return accuracy(logits, batch.y, weight=weight)
 
 
 def run_stream(
@@ -61,7 +60,8 @@ def run_stream(
     steps: int,
     scan: bool = False,
     chunk: int = 25,
-    init: Callable[[Any], Any] = lambda state: state,
+    task_incremental: bool = False,
+    params: Params | None = None,
     on_chunk: Callable[[int, int, Metrics], None] = lambda task, steps, metrics: None,
     on_row: Callable[[int, StreamRun], None] = lambda row, so_far: None,
 ) -> StreamRun:
@@ -74,7 +74,8 @@ def run_stream(
         steps: updates on each task, >= 1.
         scan: as in `train.make_runner`.
         chunk: updates between two calls of `on_chunk`.
-        init: changes the first state, to begin from parameters trained before.
+        task_incremental: the task is told at test, so that R is R_task.
+        params: begin from these, trained before; None for new ones.
         on_chunk: told (task, steps done, metrics [steps done]) while training.
         on_row: told (i, the run so far) after row i is scored; later rows are nan.
 
@@ -97,7 +98,7 @@ def run_stream(
         >>> stream = class_incremental(data, tasks=2, classes_per_task=2, seed=0,
         ...                            train_per_class=15)
         >>> few_shot = maml(nets.mlp([8], 4), optax.sgd(0.1), steps=1)
-        >>> learner = lifelong_maml(few_shot, optax.adam(1e-2), head_of(stream), tasks=2)
+        >>> learner = lifelong_maml(few_shot, optax.adam(1e-2), head_of(stream))
         >>> run_stream(learner, stream, jax.random.key(0), steps=2).R.shape
         (3, 2)
     """
@@ -108,48 +109,69 @@ def run_stream(
     stream = stream._replace(
         episodes=jax.jit(stream.episodes), train=jax.jit(stream.train), test=jax.jit(stream.test)
     )
-    key_init, key_train, key_end, key_eval = jax.random.split(key, 4)
+    key_init, key_train, key_end, key_eval, key_online = jax.random.split(key, 5)
     tests = [stream.test(j) for j in range(tasks)]
     first = stream.train(0)
-    state = init(learner.init(key_init, Batch(first.x[0], first.y[0])))
+    state = learner.init(key_init, Batch(first.x[0], first.y[0]), params)
     check_labels(learner, stream, state, first.x)
     seconds = {"compile": 0.0, "train": 0.0, "eval": 0.0}
     many = train.make_runner(learner.step, stream.episodes, scan=scan)
     end_task = jax.jit(learner.end_task)
-    evaluate = _evaluation(learner, stream, tests, key_eval)
+    evaluate = _evaluation(learner, stream, tests, key_eval, task_incremental)
+    before = _online(learner, stream)
+    R, R_task, R_adapted = (np.full((tasks + 1, tasks), np.nan) for _ in range(3))
+    online = np.full(tasks, np.nan)
+
+    def so_far() -> StreamRun:
+        scores = (R.copy(), R_task.copy(), R_adapted.copy(), online.copy())
+        return StreamRun(state, *scores[:3], online=scores[3], seconds=dict(seconds))
 
     begun = time.perf_counter()
     # Everything is called once for nothing, so that compiling is not counted as learning.
     jax.block_until_ready(many(train.copy(state), 0, key_train, min(chunk, steps) if scan else 1))
-    jax.block_until_ready(end_task(state, first, key_end))
-    R, R_task, R_adapted = (np.full((tasks + 1, tasks), np.nan) for _ in range(3))
-    online = np.full(tasks, np.nan)
+    jax.block_until_ready((end_task(state, first, key_end), before(state, 0, key_online)))
     R[0], R_task[0], R_adapted[0] = evaluate(state)
     seconds["compile"] = time.perf_counter() - begun
-    on_row(0, StreamRun(state, R, R_task, R_adapted, online, seconds))
+    on_row(0, so_far())
 
     for i in range(tasks):
         begun, right = time.perf_counter(), []
         for done in range(0, steps, chunk):
+            right.append(float(before(state, i, jax.random.fold_in(key_online, state.step))))
             # A copy: what `on_row` was told outlives the donation, and one buffer may stand in
             # the state twice (parameters that are also what recall uses).
             state, metrics = many(train.copy(state), i, key_train, min(chunk, steps - done))
             train.check_finite(state, metrics, where=f", while learning task {i} of the stream")
-            right.append(np.asarray(metrics["accuracy"]))
             on_chunk(i, min(done + chunk, steps), metrics)
         state = end_task(state, stream.train(i), jax.random.fold_in(key_end, i))
         jax.block_until_ready(state)
         trained = time.perf_counter()
-        online[i] = np.concatenate(right).mean()
+        online[i] = np.mean(right)
         R[i + 1], R_task[i + 1], R_adapted[i + 1] = evaluate(state)
         seconds["train"] += trained - begun
         seconds["eval"] += time.perf_counter() - trained
-        on_row(i + 1, StreamRun(state, R, R_task, R_adapted, online, seconds))
-    return StreamRun(state, R, R_task, R_adapted, online, seconds)
+        on_row(i + 1, so_far())
+    return so_far()
+
+
+def _online(learner: LifelongLearner, stream: Stream) -> Callable[..., Array]:
+    """(state, i, key) -> accuracy of `predict` on one new episode of task i."""
+
+    def one(state: Any, i: Array, key: Key) -> Array:
+        key_episode, key_predict = jax.random.split(key)
+        episode = jax.tree.map(lambda leaf: leaf[0], stream.episodes(i, key_episode))
+        logits = learner.predict(state, episode.support, episode.query.x, key_predict)
+        return accuracy(logits, episode.query.y, weight=episode.query.weight)
+
+    return jax.jit(one)
 
 
 def _evaluation(
-    learner: LifelongLearner, stream: Stream, tests: list[Batch], key: Key
+    learner: LifelongLearner,
+    stream: Stream,
+    tests: list[Batch],
+    key: Key,
+    task_incremental: bool,
 ) -> Callable[[Any], np.ndarray]:
     """(state) -> scores [3, T] of every task: recalled, with the task told, and adapted."""
 
@@ -160,7 +182,7 @@ def _evaluation(
         adapted = learner.predict(state, support, batch.x, key_predict)
         return jnp.stack(
             [
-                score(recalled, batch, every),
+                score(recalled, batch, members if task_incremental else every),
                 score(recalled, batch, members),
                 score(adapted, batch, every),
             ]
@@ -191,7 +213,13 @@ def check_labels(learner: LifelongLearner, stream: Stream, state: Any, x: Array)
             f"the learner's head has {logits.shape[1]} classes, the stream has {stream.classes}"
         )
     for i in range(stream.tasks):
-        for name, batch in (("train", stream.train(i)), ("test", stream.test(i))):
+        drawn = stream.episodes(i, jax.random.key(0))
+        parts = {
+            "train": stream.train(i),
+            "test": stream.test(i),
+            "episodes": Batch(drawn.query.x, drawn.query.y.ravel()),
+        }
+        for name, batch in parts.items():
             low, high = int(batch.y.min()), int(batch.y.max())
             if low < -1 or high >= stream.classes:
                 raise ValueError(

@@ -1,8 +1,7 @@
 """Meta-train and meta-test one few-shot learner."""
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,16 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from lml_jax import evaluate, inner, losses, metrics, nets, plots, train
-from lml_jax.data.episodes import episodes
-from lml_jax.data.glyphs import glyphs
-from lml_jax.data.sources import select
-from lml_jax.data.splits import omniglot_split
-from lml_jax.data.synthetic import sinusoids
-from lml_jax.learners.maml import maml
-from lml_jax.learners.reptile import reptile, surrogate
-from lml_jax.names import known
+from lml_jax import evaluate, metrics, plots, train
+from lml_jax.recipes.parts import (
+    FewShot,
+    Sampler,
+    checked,
+    learner_of,
+    loss_of,
+    network_of,
+    tasks_of,
+)
 from lml_jax.recipes.progress import train_with_bar
 from lml_jax.recipes.record import (
     keeping_last_good,
@@ -28,37 +28,7 @@ from lml_jax.recipes.record import (
     versions,
     write_metrics,
 )
-from lml_jax.types import Dataset, Key, Learner, Loss, Net, Params, Task
-
-LEARNERS = ("maml", "fomaml", "meta-sgd", "maml++", "reptile")
-DATA = ("omniglot", "glyphs", "sine")
-
-
-@dataclass(frozen=True)
-class FewShot:
-    """Settings of a few-shot run; what is written in its record."""
-
-    learner: str = "maml"
-    data: str = "glyphs"
-    split: str = "maml-random"  # of Omniglot
-    ways: int = 5
-    shots: int = 1  # support examples a class (points, for sine), at training
-    test_shots: int | None = None  # and at test; None: the same
-    train_queries: int = 1
-    queries: int = 15
-    steps: int = 2000  # meta-steps
-    episodes: int = 1000  # test episodes
-    meta_batch: int = 32
-    inner_steps: int = 1
-    test_inner_steps: int = 10
-    report_step: int = 3  # inner steps of the headline accuracy
-    inner_rate: float = 0.4
-    outer_rate: float = 1e-3
-    decay: str = "constant"  # or "cosine", of the outer rate
-    batch_statistics: str = "transductive"  # or "group"
-    filters: int = 64
-    seed: int = 0
-    data_dir: str | None = None
+from lml_jax.types import Key, Learner, Net, Params
 
 
 def run_fewshot(
@@ -80,18 +50,18 @@ def run_fewshot(
         train.DivergedError: if a loss was not finite; the last good parameters are in
             `last_good.npz`.
     """
-    settings = checked(settings)
-    train_set, test_set, sample, test_sample = tasks_of(settings)
-    net = network_of(settings)
-    learner = learner_of(settings, net, steps=settings.inner_steps)
+    complete: Any = checked(settings)
+    train_set, test_set, sample, test_sample = tasks_of(complete)
+    net = network_of(complete)
+    learner = learner_of(complete, net, steps=complete.inner_steps)
     folder = open_folder(out)
-    key_init, key_train, key_test = jax.random.split(jax.random.key(settings.seed), 3)
+    key_init, key_train, key_test = jax.random.split(jax.random.key(complete.seed), 3)
     begun = time.perf_counter()
     example = sample(train_set, key_train).support.x[0]
     params = learner.init(key_init, example)
     with keeping_last_good(folder):
         params, done = meta_train(
-            settings,
+            complete,
             learner,
             params,
             sample,
@@ -102,124 +72,22 @@ def run_fewshot(
         )
     save_params(folder, params)
     trained = time.perf_counter()
-    scores = meta_test(settings, net, params, test_sample, test_set, key_test, progress=progress)
+    scores = meta_test(complete, net, params, test_sample, test_set, key_test, progress=progress)
     record = {
-        **summary_of(settings, scores),
+        **summary_of(complete, scores),
         "steps": done,
         "seconds": {"train": trained - begun, "eval": time.perf_counter() - trained},
-        "config": asdict(settings),
+        "config": asdict(complete),
         "versions": versions(),
     }
     write_metrics(folder, record)
-    if settings.data != "sine":
+    if complete.data != "sine":
         plots.save(plots.accuracy_per_inner_step(record), folder / "accuracy_per_inner_step.png")
     return record
 
 
-def checked(settings: FewShot) -> FewShot:
-    """`settings`, or a ValueError that names what is wrong with them."""
-    known(settings.learner, LEARNERS, what="learner")
-    known(settings.data, DATA, what="data set")
-    known(settings.decay, ("constant", "cosine"), what="decay")
-    if not 0 <= settings.report_step <= settings.test_inner_steps:
-        raise ValueError(
-            f"report_step must be in 0..{settings.test_inner_steps} (test_inner_steps), "
-            f"got {settings.report_step}"
-        )
-    for name in ("steps", "episodes", "meta_batch"):
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(settings, name)}")
-    return settings if settings.test_shots else replace(settings, test_shots=settings.shots)
-
-
-Sampler = Callable[[Any, Key], Task]
-
-
-def tasks_of(settings: FewShot) -> tuple[Any, Any, Sampler, Sampler]:
-    """(training data, test data, sampler of training tasks, sampler of test tasks)."""
-    s = settings
-    if s.data == "sine":
-        train_sampler = sinusoids(tasks=s.meta_batch, shots=s.shots, queries=s.train_queries)
-        return (
-            (),
-            (),
-            train_sampler,
-            sinusoids(tasks=1000, shots=s.test_shots or s.shots, queries=s.queries),
-        )
-    turn = s.data == "omniglot"
-    train_set, test_set = image_sets(s)
-    return (
-        train_set,
-        test_set,
-        episodes(
-            train_set,
-            tasks=s.meta_batch,
-            ways=s.ways,
-            shots=s.shots,
-            queries=s.train_queries,
-            rotate=turn,
-        ),
-        episodes(
-            test_set,
-            tasks=20,
-            ways=s.ways,
-            shots=s.test_shots or s.shots,
-            queries=s.queries,
-            rotate=turn and s.split == "maml-random",
-        ),
-    )
-
-
-def image_sets(settings: FewShot) -> tuple[Dataset, Dataset]:
-    """Training and test classes; of glyphs, the last five scripts are for testing."""
-    if settings.data == "omniglot":
-        return (
-            omniglot_split(settings.split, "train", data_dir=settings.data_dir),
-            omniglot_split(settings.split, "test", data_dir=settings.data_dir),
-        )
-    every = glyphs()
-    held_out = np.asarray(every.group) >= len(every.groups) - 5
-    return select(every, np.flatnonzero(~held_out)), select(every, np.flatnonzero(held_out))
-
-
-def network_of(settings: FewShot) -> Net:
-    """The network of the published protocol: 1-40-40-1 for sine, strided conv4 for images."""
-    if settings.data == "sine":
-        return nets.mlp([40, 40], 1)
-    return nets.conv4(
-        settings.ways,
-        filters=settings.filters,
-        norm=settings.batch_statistics,  # type: ignore[arg-type]
-    )
-
-
-def learner_of(settings: FewShot, net: Net, *, steps: int) -> Learner:
-    """The learner by name, with `steps` inner steps."""
-    rate, unroll = settings.inner_rate, settings.data != "sine"
-    loss = losses.squared_error if settings.data == "sine" else losses.cross_entropy
-    if settings.learner == "reptile":
-        # Adam without momentum, as the paper's inner loop.
-        return reptile(net, optax.adam(rate, b1=0.0), steps=steps, loss=loss, unroll=unroll)
-    rules = {
-        "meta-sgd": lambda: inner.per_parameter(rate),
-        "maml++": lambda: inner.per_layer_and_step(rate, steps=settings.inner_steps),
-    }
-    rule = rules.get(settings.learner, lambda: inner.fixed(optax.sgd(rate)))()
-    return maml(
-        net, rule, steps=steps, loss=loss, first_order=settings.learner == "fomaml", unroll=unroll
-    )
-
-
-def loss_of(settings: FewShot, learner: Learner) -> Loss:
-    """What the outer loop minimises."""
-    loss = losses.squared_error if settings.data == "sine" else losses.cross_entropy
-    if settings.learner == "reptile":
-        return surrogate(learner, loss=loss)
-    return train.episode_loss(learner, loss=loss)
-
-
 def meta_train(
-    settings: FewShot,
+    settings: Any,
     learner: Learner,
     params: Params,
     sample: Sampler,
@@ -231,7 +99,7 @@ def meta_train(
 ) -> tuple[Params, int]:
     """Parameters after training, and the number of meta-steps done."""
     rate: Any = settings.outer_rate
-    if settings.decay == "cosine":
+    if settings.schedule == "cosine":
         rate = optax.cosine_decay_schedule(rate, settings.steps)
     tx = optax.sgd(rate) if settings.learner == "reptile" else optax.adam(rate)
     step = train.make_train_step(loss_of(settings, learner), tx)
@@ -255,7 +123,7 @@ def meta_train(
 
 
 def meta_test(
-    settings: FewShot,
+    settings: Any,
     net: Net,
     params: Params,
     sample: Sampler,
@@ -279,7 +147,7 @@ def meta_test(
     return np.concatenate(rows)
 
 
-def summary_of(settings: FewShot, scores: np.ndarray) -> dict[str, Any]:
+def summary_of(settings: Any, scores: np.ndarray) -> dict[str, Any]:
     """The record of DESIGN: accuracy with its 95 % interval, and per inner step."""
     per_step = [metrics.mean_ci(column) for column in scores.T]
     mean, half = per_step[settings.report_step]

@@ -41,6 +41,8 @@ def ablation(
         start_steps: meta-steps of the start.
     """
     base = settings or Lifelong(data="omniglot", steps=100)
+    if len(seeds) not in T95:
+        raise ValueError(f"expected 2 to 10 paired seeds, got {len(seeds)}")
 
     def run(out: Path) -> str:
         folder = open_folder(out)
@@ -96,7 +98,7 @@ def meta_train(learner: Learner, settings: Lifelong, seed: int, *, steps: int) -
             query=episode.query._replace(y=jnp.take_along_axis(unit, episode.query.y, 1)),
         )
 
-    key_init, key_train = jax.random.split(jax.random.key(seed))
+    key_init, key_train = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
     tx = optax.adam(settings.outer_rate)
     state = train.init_state(learner.init(key_init, background.x[:1]), tx)
     step = train.make_train_step(train.episode_loss(learner), tx)

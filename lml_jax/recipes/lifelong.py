@@ -1,16 +1,15 @@
 """Lifelong learners and their baselines on one stream: the main job."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from tqdm import tqdm
 
-from lml_jax import inner, metrics, nets, plots
+from lml_jax import inner, nets
 from lml_jax.data import streams
 from lml_jax.data.glyphs import glyphs
 from lml_jax.data.sources import mnist, omniglot
@@ -18,15 +17,14 @@ from lml_jax.learners.maml import maml
 from lml_jax.lifelong.baselines import finetune, joint
 from lml_jax.lifelong.head import Head, head_of
 from lml_jax.lifelong.maml import lifelong_maml
-from lml_jax.lifelong.stream import StreamRun, run_stream
+from lml_jax.lifelong.stream import run_stream
 from lml_jax.names import known
 from lml_jax.recipes.record import (
     keeping_last_good,
     open_folder,
-    tree_bytes,
-    versions,
     write_metrics,
 )
+from lml_jax.recipes.report import record_of, with_reference, write_figures
 from lml_jax.types import Learner, LifelongLearner, Params, Stream
 
 LEARNERS = ("lifelong-maml", "finetune", "joint")
@@ -92,7 +90,13 @@ def run_lifelong(
             good parameters are in `last_good.npz`.
     """
     settings = checked(settings, learners, seeds)
-    made = {seed: stream_of(settings, seed) for seed in seeds}
+    # Everything is built before anything is trained, so that no error costs a run.
+    made = []
+    for seed in seeds:
+        stream = stream_of(settings, seed)
+        few_shot = few_shot_of(settings, stream.classes)
+        built = {name: learner_of(name, settings, few_shot, stream) for name in learners}
+        made.append((seed, stream, few_shot, built))
     folder = open_folder(out)
     runs: list[dict[str, Any]] = []
 
@@ -100,14 +104,10 @@ def run_lifelong(
         write_metrics(folder, {"runs": with_reference([*runs, record])})
 
     with keeping_last_good(folder):
-        for seed in seeds:
-            few_shot = few_shot_of(settings, made[seed].classes)
+        for seed, stream, few_shot, built in made:
             begin = None if start is None else start(seed, few_shot)
-            for name in learners:
-                learner = learner_of(name, settings, few_shot, made[seed])
-                runs.append(
-                    run_one(settings, name, seed, learner, made[seed], begin, write, progress)
-                )
+            for name, learner in built.items():
+                runs.append(run_one(settings, name, seed, learner, stream, begin, write, progress))
     result = {"runs": with_reference(runs)}
     write_metrics(folder, result)
     write_figures(folder, result)
@@ -139,7 +139,8 @@ def run_one(
             jax.random.key(seed),
             steps=steps,
             scan=settings.net == "mlp",
-            init=_beginning(begin),
+            task_incremental=settings.scenario == "task",
+            params=begin,
             on_chunk=on_chunk,
             on_row=lambda row, so_far: on_record(record_of(settings, name, seed, row, so_far)),
         )
@@ -215,99 +216,18 @@ def learner_of(name: str, settings: Lifelong, few_shot: Learner, stream: Stream)
     head: Head = head_of(stream, task_incremental=s.scenario == "task")
     tx = optax.adam(s.outer_rate)
     if name == "finetune":
-        return finetune(few_shot, tx, head, tasks=stream.tasks)
+        return finetune(few_shot, tx, head)
     if name == "joint":
-        size = max(int((stream.train(i).y >= 0).sum()) for i in range(stream.tasks))
+        size = jax.eval_shape(stream.train, 0).x.shape[0]
         per_episode = (s.shots + s.queries) * int(stream.members[0].sum())
-        return joint(few_shot, tx, head, tasks=stream.tasks, capacity=size, union_batch=per_episode)
+        return joint(few_shot, tx, head, capacity=size, union_batch=per_episode)
     return lifelong_maml(
         few_shot,
         tx,
         head,
-        tasks=stream.tasks,
         decay=s.decay,
         form=s.form,
         every_task=s.every_task,
         capacity=s.capacity,
         history_batch=s.history_batch,
     )
-
-
-def _beginning(params: Params | None) -> Callable[[Any], Any]:
-    """Puts trained parameters in place of the new ones of a first state."""
-    if params is None:
-        return lambda state: state
-    return lambda state: state._replace(train=state.train._replace(params=params))
-
-
-def record_of(
-    settings: Lifelong, name: str, seed: int, row: int, so_far: StreamRun
-) -> dict[str, Any]:
-    """One entry of `metrics.json`; the figures computed from its matrices come later."""
-    return {
-        "learner": name,
-        "data": settings.data,
-        "scenario": settings.scenario,
-        "seed": seed,
-        "tasks_finished": row,
-        "R": so_far.R.copy(),
-        "R_task": so_far.R_task.copy(),
-        "R_adapted": so_far.R_adapted.copy(),
-        "shots": settings.shots,
-        "online_accuracy": metrics.online_accuracy(so_far.online[:row]) if row else None,
-        "seconds": dict(so_far.seconds),
-        "bytes": {
-            "params": tree_bytes(so_far.state.train.params),
-            "bank": tree_bytes(so_far.state.history),
-            "generator": 0,
-        },
-        "config": asdict(settings),
-        "versions": versions(),
-    }
-
-
-def with_reference(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`runs` with the figures from R, R_task and R_adapted; joint training is the reference."""
-    reference = {run["seed"]: run for run in runs if run["learner"] == "joint"}
-    full = []
-    for run in runs:
-        figures: dict[str, Any] = {}
-        for key, suffix in (("R", ""), ("R_task", "_task"), ("R_adapted", "_adapted")):
-            joint_run = reference.get(run["seed"])
-            r_joint = None if joint_run is None else joint_run[key]
-            for metric, value in metrics.summary(run[key], R_joint=r_joint).items():
-                figures[metric + suffix] = value
-        full.append({**run, **figures})
-    return full
-
-
-def write_figures(folder: Path, result: dict[str, Any]) -> None:
-    """R of each learner (first seed), and accuracy over the stream of all of them."""
-    runs = metrics.to_json(result)["runs"]
-    first = runs[0]["seed"]
-    for run in runs:
-        if run["seed"] == first:
-            plots.save(plots.heatmap(run), folder / f"R_{run['learner']}.png")
-    for key, name in (("R", "accuracy_over_stream"), ("R_adapted", "adapted_over_stream")):
-        plots.save(plots.accuracy_over_stream(runs, key=key), folder / f"{name}.png")
-
-
-def table(result: dict[str, Any]) -> str:
-    """Means over seeds, a line for each learner, in percent."""
-    columns = {
-        "acc": "ACC",
-        "learning_accuracy": "LA",
-        "bwt": "BWT",
-        "forgetting": "forgetting",
-        "acc_task": "ACC task",
-        "acc_adapted": "ACC adapted",
-        "fwt_adapted": "FWT adapted",
-    }
-    runs = result["runs"]
-    lines = [f"{'':14s}" + "".join(f"{title:>13s}" for title in columns.values()) + f"{'s':>8s}"]
-    for name in dict.fromkeys(run["learner"] for run in runs):
-        own = [run for run in runs if run["learner"] == name]
-        cells = [np.mean([run[key] for run in own]) for key in columns]
-        seconds = np.mean([sum(run["seconds"].values()) for run in own])
-        lines.append(f"{name:14s}" + "".join(f"{100 * c:13.1f}" for c in cells) + f"{seconds:8.0f}")
-    return "\n".join(lines)

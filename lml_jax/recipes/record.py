@@ -92,10 +92,12 @@ def load_params(path: str | Path, like: Params) -> Params:
 
 @contextmanager
 def keeping_last_good(folder: Path) -> Iterator[None]:
-    """Write the last good parameters to `last_good.npz` if the run inside diverges."""
+    """If the run inside diverges, write its last good parameters, and how far it came."""
     try:
         yield
     except DivergedError as error:
         state = getattr(error.state, "train", error.state)  # a lifelong state holds a TrainState
         save_params(folder, state.params, name="last_good")
+        if not (folder / "metrics.json").exists():
+            write_metrics(folder, {"diverged": str(error), "steps": int(error.state.step)})
         raise

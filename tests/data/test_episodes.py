@@ -102,3 +102,9 @@ def test_sinusoids_have_the_ranges_of_the_paper():
 def test_no_tasks_are_refused():
     with pytest.raises(ValueError, match="got 0, 1 and 1"):
         sinusoids(tasks=0, shots=1, queries=1)
+
+
+def test_a_sampler_refuses_data_of_another_shape(data):
+    sample = episodes(data, tasks=2, ways=5, shots=2, queries=2)
+    with pytest.raises(ValueError, match="made for 12 classes of up to 6 examples, got 6 of up to"):
+        sample(from_arrays(np.asarray(data.x[:36]), np.repeat(np.arange(6), 6)), KEY)

@@ -194,7 +194,7 @@ def test_data_that_only_tensorflow_reads_is_said(tmp_path, monkeypatch):
 def test_unknown_split_and_size():
     with pytest.raises(ValueError, match="'train', expected 'background'"):
         omniglot("train")
-    with pytest.raises(ValueError, match="'all', expected 'train'"):
+    with pytest.raises(ValueError, match="unknown split of MNIST 'all'"):
         mnist("all")
     for size in (3, 106, True, 28.0):
         with pytest.raises(ValueError, match="size is"):
@@ -237,3 +237,15 @@ def test_mnist(store):
     assert abs(float(jnp.mean(data.x / 255)) - 0.1325) < 0.001
     again = mnist("test", data_dir=prepared("mnist"))
     np.testing.assert_array_equal(again.x, data.x)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.eye(4, dtype=np.uint8)[None].repeat(6, 0), "multiply by 255"),
+        (np.full((6, 4, 4), 200.0), "images of floats are in 200.0..200.0, expected 0..1"),
+    ],
+)
+def test_images_of_another_range_are_refused(x, message):
+    with pytest.raises(ValueError, match=message):
+        from_arrays(x, LABELS)

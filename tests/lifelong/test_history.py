@@ -66,11 +66,11 @@ def test_a_draw_is_of_its_task_and_not_of_an_unfinished_one(past):
     assert not history.draw(bank, state, jnp.array(2), KEY, n=3).valid.any()
 
 
-def test_the_union_is_drawn_in_proportion_to_what_tasks_were(past):
+def test_the_union_gives_every_finished_task_the_same_share(past):
     bank, state = past
     drawn = history.draw_union(bank, state, KEY, n=6000)
     assert drawn.valid.all()
-    np.testing.assert_allclose((drawn.task == 1).mean(), 4 / 6, atol=5 * np.sqrt(2 / 9 / 6000))
+    np.testing.assert_allclose((drawn.task == 1).mean(), 0.5, atol=5 * np.sqrt(0.25 / 6000))
     np.testing.assert_array_equal(drawn.x, drawn.task.astype(float))
 
 
