@@ -128,7 +128,8 @@ def run_stream(
 
     begun = time.perf_counter()
     # Everything is called once for nothing, so that compiling is not counted as learning.
-    jax.block_until_ready(many(train.copy(state), 0, key_train, min(chunk, steps) if scan else 1))
+    for length in {min(chunk, steps), steps % chunk or chunk} if scan else {1}:
+        jax.block_until_ready(many(train.copy(state), 0, key_train, length))
     jax.block_until_ready((end_task(state, first, key_end), before(state, 0, key_online)))
     R[0], R_task[0], R_adapted[0] = evaluate(state)
     seconds["compile"] = time.perf_counter() - begun

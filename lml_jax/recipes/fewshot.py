@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from tqdm import tqdm
 
 from lml_jax import evaluate, metrics, plots, train
@@ -18,6 +17,7 @@ from lml_jax.recipes.parts import (
     learner_of,
     loss_of,
     network_of,
+    outer_rule_of,
     tasks_of,
 )
 from lml_jax.recipes.progress import train_with_bar
@@ -98,10 +98,7 @@ def meta_train(
     progress: bool,
 ) -> tuple[Params, int]:
     """Parameters after training, and the number of meta-steps done."""
-    rate: Any = settings.outer_rate
-    if settings.schedule == "cosine":
-        rate = optax.cosine_decay_schedule(rate, settings.steps)
-    tx = optax.sgd(rate) if settings.learner == "reptile" else optax.adam(rate)
+    tx = outer_rule_of(settings)
     step = train.make_train_step(loss_of(settings, learner), tx)
     state = train.init_state(params, tx)
     scan = settings.data == "sine"

@@ -45,6 +45,8 @@ class FewShot:
     report_step: int | None = None  # inner steps of the headline score
     inner_rate: float | None = None
     outer_rate: float | None = None
+    step_size_rate: float | None = None  # outer rate of learned step sizes
+    clip: float | None = None  # largest norm of the outer gradient; None: any
     schedule: str = "constant"  # or cosine, of the outer rate
     batch_statistics: str = "transductive"  # or group
     filters: int = 64
@@ -69,9 +71,14 @@ def suited(settings: FewShot) -> dict[str, Any]:
         **common,
         "meta_batch": 25 if sine else 16,
         "inner_steps": 5 if learner == "maml++" else 1,
+        # Several learned steps in a row blow up at Adam's usual rate, which is as large as they are.
+        "step_size_rate": 1e-5 if learner == "maml++" else 1e-3,
+        "clip": 10.0 if learner == "maml++" else None,
         "test_inner_steps": 10,
         "report_step": 1 if sine else 3,
-        "inner_rate": (0.01 if learned else 0.001) if sine else (0.1 if learned else 0.4),
+        "inner_rate": (0.01 if learner == "meta-sgd" else 0.001)
+        if sine
+        else (0.1 if learned else 0.4),
         "outer_rate": 1e-3,
     }
 
@@ -175,6 +182,23 @@ def learner_of(settings: Any, net: Net, *, steps: int) -> Learner:
     return maml(
         net, rule, steps=steps, loss=loss, first_order=settings.learner == "fomaml", unroll=unroll
     )
+
+
+def outer_rule_of(settings: Any) -> optax.GradientTransformation:
+    """SGD for Reptile, else Adam; learned step sizes have a rate of their own."""
+    s = settings
+
+    def rate(start: float) -> Any:
+        return start if s.schedule == "constant" else optax.cosine_decay_schedule(start, s.steps)
+
+    if s.learner == "reptile":
+        return optax.sgd(rate(s.outer_rate))
+    rules = {
+        "theta": optax.adam(rate(s.outer_rate)),
+        "alpha": optax.adam(rate(s.step_size_rate)),
+    }
+    clip = optax.identity() if s.clip is None else optax.clip_by_global_norm(s.clip)
+    return optax.chain(clip, optax.multi_transform(rules, {"theta": "theta", "alpha": "alpha"}))
 
 
 def loss_of(settings: FewShot, learner: Learner) -> Loss:

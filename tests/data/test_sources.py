@@ -192,7 +192,7 @@ def test_data_that_only_tensorflow_reads_is_said(tmp_path, monkeypatch):
 
 
 def test_unknown_split_and_size():
-    with pytest.raises(ValueError, match="'train', expected 'background'"):
+    with pytest.raises(ValueError, match="unknown split of Omniglot 'train'"):
         omniglot("train")
     with pytest.raises(ValueError, match="unknown split of MNIST 'all'"):
         mnist("all")
