@@ -71,7 +71,7 @@ def suited(settings: FewShot) -> dict[str, Any]:
         **common,
         "meta_batch": 25 if sine else 16,
         "inner_steps": 5 if learner == "maml++" else 1,
-        # Several learned steps in a row blow up at Adam's usual rate, which is as large as they are.
+        # Several learned steps in a row blow up at Adam's usual rate, as large as they are.
         "step_size_rate": 1e-5 if learner == "maml++" else 1e-3,
         "clip": 10.0 if learner == "maml++" else None,
         "test_inner_steps": 10,
