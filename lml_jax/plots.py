@@ -76,7 +76,8 @@ def accuracy_over_stream(runs: Runs, *, key: str = "R") -> Figure:
     """
     records = _records(runs)
     learners = list(dict.fromkeys(str(run["learner"]) for run in records))
-    matrices = [(str(run["learner"]), _matrix(run, key)) for run in records if run.get(key)]
+    having = [run for run in records if run.get(key) is not None]
+    matrices = [(str(run["learner"]), _matrix(run, key)) for run in having]
     if not matrices:
         raise ValueError(f"none of the {len(records)} runs has {key!r}")
     settings = {(run.get("data"), run.get("scenario")) for run in records}

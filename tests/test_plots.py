@@ -194,3 +194,9 @@ def test_save_replaces_whole_files_only(tmp_path):
 def test_pyplot_is_not_imported():
     code = "import sys, lml_jax.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_matrices_may_be_arrays():
+    run = {"learner": "a", "R": np.array([[np.nan, np.nan], [0.9, np.nan], [0.5, 0.8]])}
+    assert plots.accuracy_over_stream([run]).axes
+    assert plots.heatmap(run).axes
