@@ -33,6 +33,8 @@ _SHARED_AXIS = {"xy": {"x": 1, "y": 1}, "wx": {"x": 4, "w": 3}, "wy": {"w": 4, "
 
 # Above this many bytes, writing the patches costs more than the faster matrix product saves.
 _PATCH_BYTES = 2**24
+# Patches of so many bytes at a time stay in the cache between being written and multiplied.
+_CHUNK_BYTES = 2**21
 # More convolutions than this, side by side, take too long to compile.
 _MOST_UNROLLED = 64
 
@@ -192,6 +194,28 @@ def _patches(a: Array, b: Array, *, out: str, **sizes: Any) -> Array:
     return _overlap_add(p.reshape(*b.shape[:4], *sizes["kernel"], -1), **sizes)
 
 
+def _kernel_in_chunks(x: Array, y: Array, **sizes: Any) -> Array:
+    """The kernel's gradient [t, a, b, i, o], summed over chunks of images.
+
+    XLA's own is a convolution with a kernel as large as the image, 4 to 5 times as slow on CPU.
+    """
+    patch = math.prod(sizes["kernel"]) * x.shape[4] * x.dtype.itemsize
+    size = max(1, _CHUNK_BYTES // (math.prod(y.shape[2:4]) * patch))
+    chunks = x.shape[1] // size
+
+    def of_images(x: Array, y: Array) -> Array:
+        return _patches(x[None], y[None], out="w", **sizes)[0]
+
+    def of_task(xy: tuple[Array, Array]) -> Array:
+        many = [v[: chunks * size].reshape(chunks, size, *v.shape[1:]) for v in xy]
+        rest = [v[chunks * size :] for v in xy]
+        zero = jnp.zeros((*sizes["kernel"], x.shape[4], y.shape[4]), x.dtype)
+        first = of_images(*rest) if rest[0].shape[0] else zero
+        return lax.scan(lambda total, part: (total + of_images(*part), None), first, many)[0]
+
+    return lax.map(of_task, (x, y))
+
+
 def _extract(x: Array, *, stride: int, image: tuple[int, int], kernel: tuple[int, int]) -> Array:
     """[t, n, H, W, i] -> [t, n, h, w, a b i], the order of a kernel's entries."""
     (top, bottom, end), (left, right, end2) = _margins(stride, image, kernel)
@@ -227,7 +251,10 @@ def _overlap_add(
 
 
 def _cpu(a: Array, b: Array, *, out: str, **sizes: Any) -> Array:
-    """Patches where they are few or no larger than `y`, or where XLA would dilate; else native."""
+    """Patches where they are few or no larger than `y`, or where XLA would dilate.
+
+    Else native; and patches in chunks for the gradient to the kernel.
+    """
     have = dict(zip(_INPUTS[out], (a, b), strict=True))
     w = have.get("w")
     tasks, i, o = a.shape[0], a.shape[4] if w is None else w.shape[3], b.shape[4]
@@ -235,6 +262,8 @@ def _cpu(a: Array, b: Array, *, out: str, **sizes: Any) -> Array:
     width = i * math.prod(sizes["kernel"])
     small = width <= o or positions * width * a.dtype.itemsize <= _PATCH_BYTES
     dilated = out == "x" and sizes["stride"] > 1
+    if out == "w" and not small:
+        return _kernel_in_chunks(a, b, **sizes)
     patches = small or dilated or tasks > _MOST_UNROLLED
     return (_patches if patches else _native)(a, b, out=out, **sizes)
 

@@ -6,6 +6,7 @@ uint8 is scaled to [0, 1] inside.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import jax
@@ -214,21 +215,27 @@ class _Norm(nn.Module):
         c = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (c,), x.dtype)
         bias = self.param("bias", nn.initializers.zeros, (c,), x.dtype)
-        rows = x.reshape(1 if self.groups is None else x.shape[0], -1, c)
-        centred = rows - _mean(rows, self.groups)
-        var = _mean(centred * centred, self.groups)
-        y = centred * (jax.lax.rsqrt(var + self.eps) * scale[None, None, :]) + bias[None, None, :]
-        return y.reshape(x.shape)
+        mean = _batch_mean if self.groups is None else partial(_group_mean, groups=self.groups)
+        centred = x - mean(x)
+        var = mean(centred * centred)
+        factor = jax.lax.rsqrt(var + self.eps) * scale[None, None, None, :]
+        return centred * factor + bias[None, None, None, :]
 
 
-def _mean(rows: Array, groups: int | None) -> Array:
-    """The mean over axis 1 of [b, m, c], and over each group of channels; [b, 1, c]."""
-    b, _, c = rows.shape
-    mean = rows.mean(1)
-    if groups is not None:
-        mean = mean.reshape(b, groups, -1).mean(-1, keepdims=True)
-        mean = jnp.broadcast_to(mean, (b, groups, c // groups)).reshape(b, c)
-    return mean[:, None, :]
+def _batch_mean(x: Array) -> Array:
+    """The mean of each channel over [n, H, W, c]; [1, 1, 1, c].
+
+    On the four axes as they are: XLA's gradient of the same mean over [1, n H W, c] takes 5 times
+    as long on CPU.
+    """
+    return x.mean((0, 1, 2), keepdims=True)
+
+
+def _group_mean(x: Array, groups: int) -> Array:
+    """The mean over each image and group of channels of [n, H, W, c]; [n, 1, 1, c]."""
+    n, _, _, c = x.shape
+    mean = x.reshape(n, -1, c).mean(1).reshape(n, groups, -1).mean(-1, keepdims=True)
+    return jnp.broadcast_to(mean, (n, groups, c // groups)).reshape(n, 1, 1, c)
 
 
 def _max_pool(x: Array) -> Array:
