@@ -61,6 +61,29 @@ def per_inner_step(learner: Learner, *, steps: int, score: QueryScore) -> Callab
     return of_task
 
 
+def once_adapted(learner: Learner, *, score: QueryScore) -> Callable[..., Array]:
+    """The score of one task after adapting to its support set, for learners without inner steps.
+
+    Args:
+        learner: any `Learner`.
+        score: of the outputs on the query set.
+
+    Returns:
+        (params, task, key) -> scores [1].
+
+    Example:
+        >>> from lml_jax import nets
+        >>> from lml_jax.learners.protonet import protonet
+        >>> of_task = once_adapted(protonet(nets.mlp([8], 4), classes=5), score=query_accuracy)
+    """
+
+    def of_task(params: Params, task: Task, key: Key) -> Array:
+        fast = learner.adapt(params, task.support, key)
+        return score(learner.predict(params, fast, task.query.x), task.query)[None]
+
+    return of_task
+
+
 def over_episodes(
     of_task: Callable[..., Array],
     params: Params,

@@ -51,6 +51,17 @@ class Net(NamedTuple):
 
     init: Callable[[Key, Array], Params]  # (key, x_example [n, ...]) -> params
     apply: Apply
+    # (params, x) -> params that hold the batch statistics of x for good: from then on an output
+    # depends on its own input alone. None for a net without batch statistics.
+    freeze: Callable[[Params, Array], Params] | None = None
+
+
+class Context(NamedTuple):
+    """Embeddings in the context of a support set, as pure functions of embeddings."""
+
+    init: Callable[[Key, Array], Params]  # (key, z [n, d]) -> params
+    support: Callable[[Params, Array], Array]  # (params, z [n, d]) -> g [n, d]
+    query: Callable[[Params, Array, Array], Array]  # (params, z [q, d], g [n, d]) -> f [q, d]
 
 
 class Learner(NamedTuple):

@@ -10,10 +10,11 @@ FLOORS = {
     "types": 0, "names": 0,
     "conv": 0, "losses": 1, "metrics": 1, "inner": 1, "memory": 1, "parallel": 1, "nets": 1,
     "data": 1,
-    "learners": 2, "train": 2,
-    "lifelong": 3, "evaluate": 3,
-    "plots": 4, "recipes": 5,
-    "cli": 6, "__main__": 7, "__init__": 8,
+    "classifiers": 2,
+    "learners": 3, "train": 3,
+    "lifelong": 4, "evaluate": 4,
+    "plots": 5, "recipes": 6,
+    "cli": 7, "__main__": 8, "__init__": 9,
 }  # fmt: skip
 
 
@@ -61,8 +62,8 @@ def test_imports_go_down():
 
 def test_flax_only_in_nets():
     users = [
-        path.name
-        for path, _ in modules()
+        parts[0]
+        for path, parts in modules()
         if any(
             name.split(".")[0] == "flax"
             for node in ast.walk(ast.parse(path.read_text()))
@@ -75,4 +76,5 @@ def test_flax_only_in_nets():
             )
         )
     ]
-    assert users == ["nets.py"]
+    assert users
+    assert set(users) == {"nets"}

@@ -45,6 +45,11 @@ class State(NamedTuple):
         """The first step whose update was refused, or -1."""
         return self.train.bad_step
 
+    @property
+    def stored(self) -> Any:
+        """What is kept of past tasks."""
+        return self.history
+
 
 # (params, finished batch, labels bool [C], history, key) -> the fast weights that recall will use
 RecallWith = Callable[[Params, Batch, Array, history.History, Key], Any]

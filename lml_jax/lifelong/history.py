@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lml_jax.memory import Reservoir, reservoir
+from lml_jax.memory import Bank, task_indexed
 from lml_jax.names import known
 from lml_jax.types import Batch, Key, MemoryBank
 
@@ -14,9 +14,9 @@ FORMS = ("normalised", "mean", "sum")
 
 
 class History(NamedTuple):
-    """Banks stacked on a leading axis [T_max], of which the first `finished` are filled."""
+    """A bank of one group a task, T_max in all, of which the first `finished` are filled."""
 
-    banks: Reservoir
+    banks: Bank
     finished: Array  # int32, tasks finished so far
 
 
@@ -67,44 +67,36 @@ def check_decay(decay: float, form: str) -> None:
 
 
 def bank_of(capacity: int) -> MemoryBank:
-    """The bank of one finished task; its items are (x, y)."""
-    return reservoir(capacity)
+    """The bank of one finished task; its items are (x, y, task)."""
+    return task_indexed(capacity, tasks=1)
 
 
 def init(bank: MemoryBank, example: Batch, *, tasks: int) -> History:
     """An empty history for at most `tasks` tasks; `example` is one example, x [...] and y []."""
-    one = bank.init((example.x, example.y))
-    banks = jax.tree.map(lambda leaf: jnp.zeros((tasks, *leaf.shape), leaf.dtype), one)
+    one = bank.init((example.x, example.y, jnp.zeros((), jnp.int32)))
+    # A bank reads its number of groups off its state.
+    banks = jax.tree.map(lambda leaf: jnp.zeros((tasks, *leaf.shape[1:]), leaf.dtype), one)
     return History(banks, jnp.zeros((), jnp.int32))
 
 
 def finish(bank: MemoryBank, history: History, batch: Batch, key: Key) -> History:
     """The history after a task whose training examples are `batch`; each is offered once."""
     i = history.finished
-    empty = jax.tree.map(lambda leaf: leaf[i], history.banks)
     where = None if batch.weight is None else batch.weight > 0
-    filled = bank.insert(empty, (batch.x, batch.y), key, where)
-    banks = jax.tree.map(lambda all_, one: all_.at[i].set(one), history.banks, filled)
-    return History(banks, i + 1)
+    items = (batch.x, batch.y, jnp.full(batch.x.shape[0], i))
+    return History(bank.insert(history.banks, items, key, where), i + 1)
 
 
 def draw(bank: MemoryBank, history: History, task: Array, key: Key, *, n: int) -> Draw:
     """n examples of one finished `task` (int, may be traced)."""
-    # The bank draws slots, and the items are gathered once: taking out bank j first would copy all
-    # of it, for every draw under vmap.
-    slots = jnp.arange(jax.tree.leaves(history.banks.items)[0].shape[1])
-    one = Reservoir(slots, history.banks.seen[task])
-    chosen, valid = bank.sample(one, key, n=n)
-    x, y = jax.tree.map(lambda leaf: leaf[task, chosen], history.banks.items)
-    return Draw(x, y, jnp.full(n, task), valid & (task < history.finished))
+    (x, y, _), valid = bank.sample(history.banks, key, n=n, group=task)
+    return Draw(x, y, jnp.full(n, task), valid)
 
 
 def draw_union(bank: MemoryBank, history: History, key: Key, *, n: int) -> Draw:
     """n examples of the finished tasks, each from a task drawn anew: 1/(i-1) sum_{j<i} E_j."""
-    key_task, key_item = jax.random.split(key)
-    tasks = jax.random.randint(key_task, (n,), 0, jnp.maximum(history.finished, 1))
-    one_each = jax.vmap(lambda j, k: draw(bank, history, j, k, n=1))
-    return jax.tree.map(lambda leaf: leaf[:, 0], one_each(tasks, jax.random.split(key_item, n)))
+    (x, y, task), valid = bank.sample(history.banks, key, n=n)
+    return Draw(x, y, task, valid)
 
 
 def estimate(

@@ -10,16 +10,9 @@ import numpy as np
 from tqdm import tqdm
 
 from lml_jax import evaluate, metrics, plots, train
-from lml_jax.recipes.parts import (
-    FewShot,
-    Sampler,
-    checked,
-    learner_of,
-    loss_of,
-    network_of,
-    outer_rule_of,
-    tasks_of,
-)
+from lml_jax.recipes.build import learner_of, loss_of, network_of, outer_rule_of
+from lml_jax.recipes.embedding import embedded, frozen
+from lml_jax.recipes.parts import METRIC, FewShot, Sampler, checked, tasks_of
 from lml_jax.recipes.progress import train_with_bar
 from lml_jax.recipes.record import (
     keeping_last_good,
@@ -53,7 +46,7 @@ def run_fewshot(
     complete: Any = checked(settings)
     train_set, test_set, sample, test_sample = tasks_of(complete)
     net = network_of(complete)
-    learner = learner_of(complete, net, steps=complete.inner_steps)
+    learner = learner_of(complete, net, steps=complete.inner_steps, ways=complete.train_ways)
     folder = open_folder(out)
     key_init, key_train, key_test = jax.random.split(jax.random.key(complete.seed), 3)
     begun = time.perf_counter()
@@ -70,9 +63,14 @@ def run_fewshot(
             minutes=minutes,
             progress=progress,
         )
+    if complete.batch_statistics == "frozen":
+        params = {**params, "net": frozen(net, params["net"], train_set, key_init)}
     save_params(folder, params)
     trained = time.perf_counter()
-    scores = meta_test(complete, net, params, test_sample, test_set, key_test, progress=progress)
+    tested = (net, params, test_set, test_sample)
+    if complete.learner in METRIC:
+        tested = embedded(complete, net, params, test_set)
+    scores = meta_test(complete, *tested, key_test, progress=progress)
     record = {
         **summary_of(complete, scores),
         "steps": done,
@@ -81,7 +79,7 @@ def run_fewshot(
         "versions": versions(),
     }
     write_metrics(folder, record)
-    if complete.data != "sine":
+    if complete.data != "sine" and complete.learner not in METRIC:
         plots.save(plots.accuracy_per_inner_step(record), folder / "accuracy_per_inner_step.png")
     return record
 
@@ -123,17 +121,22 @@ def meta_test(
     settings: Any,
     net: Net,
     params: Params,
-    sample: Sampler,
     data: Any,
+    sample: Sampler,
     key: Key,
     *,
     progress: bool,
 ) -> np.ndarray:
-    """Scores [episodes, S + 1] per inner step: accuracy, or squared error for sine."""
+    """Scores [episodes, S + 1] per inner step: accuracy, or squared error for sine.
+
+    Of a learner without inner steps, [episodes, 1].
+    """
     score = evaluate.query_squared_error if settings.data == "sine" else evaluate.query_accuracy
-    of_task = evaluate.per_inner_step(
-        learner_of(settings, net, steps=1), steps=settings.test_inner_steps, score=score
-    )
+    learner = learner_of(settings, net, steps=1, ways=settings.ways)
+    if settings.learner in METRIC:
+        of_task = evaluate.once_adapted(learner, score=score)
+    else:
+        of_task = evaluate.per_inner_step(learner, steps=settings.test_inner_steps, score=score)
     rows = []
     with tqdm(total=settings.episodes, disable=not progress, unit="episode", desc="test") as bar:
         for scores in evaluate.over_episodes(
@@ -199,6 +202,13 @@ def table(record: dict[str, Any]) -> str:
         f"{record['ways']}-way {record['shots']}-shot, {record['episodes']} episodes x "
         f"{record['queries']} queries, {record['batch_statistics']} statistics"
     )
+    many = len(record["accuracy_per_inner_step"]) > 1
     return "\n".join(
-        [head, *(f"{s:4d} {100 * m:6.2f} ± {100 * h:.2f} %" for s, (m, h) in enumerate(pairs))]
+        [
+            head,
+            *(
+                f"{s if many else '':4} {100 * m:6.2f} ± {100 * h:.2f} %"
+                for s, (m, h) in enumerate(pairs)
+            ),
+        ]
     )

@@ -1,25 +1,24 @@
-"""What a few-shot run is made of: settings, tasks, network, learner, loss."""
+"""The settings of a few-shot run, and the tasks they ask for."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import optax
 
-from lml_jax import inner, losses, nets, train
 from lml_jax.data.episodes import episodes
 from lml_jax.data.glyphs import glyphs
-from lml_jax.data.sources import select
+from lml_jax.data.sources import rotations, select
 from lml_jax.data.splits import omniglot_split
 from lml_jax.data.synthetic import sinusoids
-from lml_jax.learners.maml import maml
-from lml_jax.learners.reptile import reptile, surrogate
 from lml_jax.names import known
-from lml_jax.types import Dataset, Key, Learner, Loss, Net, Task
+from lml_jax.types import Dataset, Key, Task
 
-LEARNERS = ("maml", "fomaml", "meta-sgd", "maml++", "reptile")
+METRIC = ("protonet", "matching", "gemcl")  # classify in an embedding, without inner steps
+LEARNERS = ("maml", "fomaml", "meta-sgd", "maml++", "reptile", *METRIC)
 DATA = ("omniglot", "glyphs", "sine")
+TURNED = ("maml-random", "vinyals")  # splits whose protocols turn characters at test too
+SCHEDULES = ("constant", "cosine", "halving")
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,11 @@ class FewShot:
     None takes what suits the learner and the data, see `suited`.
     """
 
-    learner: str = "maml"  # maml, fomaml, meta-sgd, maml++ or reptile
+    learner: str = "maml"  # maml, fomaml, meta-sgd, maml++, reptile, protonet, matching or gemcl
     data: str = "glyphs"  # glyphs, omniglot or sine
     split: str = "maml-random"  # of Omniglot; also vinyals, background/evaluation
     ways: int = 5
+    train_ways: int | None = None  # at training, of protonet, matching and gemcl; else `ways`
     shots: int | None = None  # support examples a class (points, for sine), at training
     test_shots: int | None = None  # and at test; None: the same
     train_queries: int | None = None
@@ -47,8 +47,8 @@ class FewShot:
     outer_rate: float | None = None
     step_size_rate: float | None = None  # outer rate of learned step sizes
     clip: float | None = None  # largest norm of the outer gradient; None: any
-    schedule: str = "constant"  # or cosine, of the outer rate
-    batch_statistics: str = "transductive"  # or group
+    schedule: str = "constant"  # or cosine, or halving every 2,000 steps, of the outer rate
+    batch_statistics: str | None = None  # transductive, group, or frozen after training
     filters: int = 64
     seed: int = 0
     data_dir: str | None = None
@@ -57,7 +57,20 @@ class FewShot:
 def suited(settings: FewShot) -> dict[str, Any]:
     """What stands in for None: the papers' protocols, Omniglot's for all images."""
     sine, learner = settings.data == "sine", settings.learner
-    common = {"shots": 10 if sine else 1, "train_queries": 10 if sine else 1}
+    common = {
+        "shots": 10 if sine else 1,
+        "train_queries": 10 if sine else 1,
+        "train_ways": settings.ways,
+        "batch_statistics": "transductive",
+        "outer_rate": 1e-3,
+    }
+    if learner in METRIC:
+        # Many ways and one network for every number of shots.
+        return {
+            **common, "shots": 5, "train_queries": 5, "train_ways": 20, "meta_batch": 1,
+            "inner_steps": 0, "test_inner_steps": 0, "report_step": 0,
+            "batch_statistics": "frozen",
+        }  # fmt: skip
     if learner == "reptile":
         # Ten examples a class in all, and many more steps at test than at training.
         rates = {"inner_rate": 0.01 if sine else 1e-3, "outer_rate": 0.1 if sine else 1.0}
@@ -79,7 +92,6 @@ def suited(settings: FewShot) -> dict[str, Any]:
         "inner_rate": (0.01 if learner == "meta-sgd" else 0.001)
         if sine
         else (0.1 if learned else 0.4),
-        "outer_rate": 1e-3,
     }
 
 
@@ -87,7 +99,7 @@ def checked(settings: FewShot) -> FewShot:
     """`settings` with every None filled in, or a ValueError that names what is wrong with them."""
     known(settings.learner, LEARNERS, what="learner")
     known(settings.data, DATA, what="data set")
-    known(settings.schedule, ("constant", "cosine"), what="schedule")
+    known(settings.schedule, SCHEDULES, what="schedule")
     missing = {k: v for k, v in suited(settings).items() if getattr(settings, k) is None}
     settings = replace(settings, **missing)
     if settings.test_shots is None:
@@ -96,6 +108,18 @@ def checked(settings: FewShot) -> FewShot:
     for name, low in {**least, "inner_steps": 0, "test_inner_steps": 0}.items():
         if getattr(settings, name) < low:
             raise ValueError(f"{name} must be at least {low}, got {getattr(settings, name)}")
+    metric = settings.learner in METRIC
+    if metric and settings.data == "sine":
+        raise ValueError(f"{settings.learner} classifies; expected data other than 'sine'")
+    statistics = ("frozen", "group") if metric else ("transductive", "group")
+    known(
+        str(settings.batch_statistics), statistics, what=f"batch statistics of {settings.learner}"
+    )
+    if not metric and settings.train_ways != settings.ways:
+        raise ValueError(
+            f"{settings.learner} has a head of {settings.ways} ways, "
+            f"so train_ways must be the same, got {settings.train_ways}"
+        )
     if not 0 <= settings.report_step <= settings.test_inner_steps:  # type: ignore[operator]
         raise ValueError(
             f"report_step must be in 0..{settings.test_inner_steps} (test_inner_steps), "
@@ -106,11 +130,12 @@ def checked(settings: FewShot) -> FewShot:
 
 Sampler = Callable[[Any, Key], Task]
 
-# The functions below take checked settings, in which nothing is None.
-
 
 def tasks_of(settings: Any) -> tuple[Any, Any, Sampler, Sampler]:
-    """(training data, test data, sampler of training tasks, sampler of test tasks)."""
+    """(training data, test data, sampler of training tasks, sampler of test tasks).
+
+    Of checked settings, in which nothing is None.
+    """
     s = settings
     if s.data == "sine":
         train_sampler = sinusoids(tasks=s.meta_batch, shots=s.shots, queries=s.train_queries)
@@ -120,7 +145,8 @@ def tasks_of(settings: Any) -> tuple[Any, Any, Sampler, Sampler]:
             train_sampler,
             sinusoids(tasks=1000, shots=s.test_shots, queries=s.queries),
         )
-    turn = s.data == "omniglot"
+    # Where an embedding is compared with itself, a turned character is a class of its own.
+    turn = s.data == "omniglot" and s.learner not in METRIC
     train_set, test_set = image_sets(s)
     return (
         train_set,
@@ -128,7 +154,7 @@ def tasks_of(settings: Any) -> tuple[Any, Any, Sampler, Sampler]:
         episodes(
             train_set,
             tasks=s.meta_batch,
-            ways=s.ways,
+            ways=s.train_ways,
             shots=s.shots,
             queries=s.train_queries,
             rotate=turn,
@@ -139,7 +165,7 @@ def tasks_of(settings: Any) -> tuple[Any, Any, Sampler, Sampler]:
             ways=s.ways,
             shots=s.test_shots,
             queries=s.queries,
-            rotate=turn and s.split == "maml-random",
+            rotate=turn and s.split in TURNED,
         ),
     )
 
@@ -147,63 +173,13 @@ def tasks_of(settings: Any) -> tuple[Any, Any, Sampler, Sampler]:
 def image_sets(settings: FewShot) -> tuple[Dataset, Dataset]:
     """Training and test classes; of glyphs, the last five scripts are for testing."""
     if settings.data == "omniglot":
-        return (
-            omniglot_split(settings.split, "train", data_dir=settings.data_dir),
-            omniglot_split(settings.split, "test", data_dir=settings.data_dir),
+        train_set, test_set = (
+            omniglot_split(settings.split, part, data_dir=settings.data_dir)
+            for part in ("train", "test")
         )
+        if settings.learner in METRIC and settings.split in TURNED:
+            return rotations(train_set), rotations(test_set)
+        return train_set, test_set
     every = glyphs()
     held_out = np.asarray(every.group) >= len(every.groups) - 5
     return select(every, np.flatnonzero(~held_out)), select(every, np.flatnonzero(held_out))
-
-
-def network_of(settings: FewShot) -> Net:
-    """The network of the published protocol: 1-40-40-1 for sine, strided conv4 for images."""
-    if settings.data == "sine":
-        return nets.mlp([40, 40], 1)
-    return nets.conv4(
-        settings.ways,
-        filters=settings.filters,
-        norm=settings.batch_statistics,  # type: ignore[arg-type]
-    )
-
-
-def learner_of(settings: Any, net: Net, *, steps: int) -> Learner:
-    """The learner by name, with `steps` inner steps."""
-    rate, unroll = settings.inner_rate, settings.data != "sine"
-    loss = losses.squared_error if settings.data == "sine" else losses.cross_entropy
-    if settings.learner == "reptile":
-        # Adam without momentum, as the paper's inner loop.
-        return reptile(net, optax.adam(rate, b1=0.0), steps=steps, loss=loss, unroll=unroll)
-    rules = {
-        "meta-sgd": lambda: inner.per_parameter(rate),
-        "maml++": lambda: inner.per_layer_and_step(rate, steps=settings.inner_steps),
-    }
-    rule = rules.get(settings.learner, lambda: inner.fixed(optax.sgd(rate)))()
-    return maml(
-        net, rule, steps=steps, loss=loss, first_order=settings.learner == "fomaml", unroll=unroll
-    )
-
-
-def outer_rule_of(settings: Any) -> optax.GradientTransformation:
-    """SGD for Reptile, else Adam; learned step sizes have a rate of their own."""
-    s = settings
-
-    def rate(start: float) -> Any:
-        return start if s.schedule == "constant" else optax.cosine_decay_schedule(start, s.steps)
-
-    if s.learner == "reptile":
-        return optax.sgd(rate(s.outer_rate))
-    rules = {
-        "theta": optax.adam(rate(s.outer_rate)),
-        "alpha": optax.adam(rate(s.step_size_rate)),
-    }
-    clip = optax.identity() if s.clip is None else optax.clip_by_global_norm(s.clip)
-    return optax.chain(clip, optax.multi_transform(rules, {"theta": "theta", "alpha": "alpha"}))
-
-
-def loss_of(settings: FewShot, learner: Learner) -> Loss:
-    """What the outer loop minimises."""
-    loss = losses.squared_error if settings.data == "sine" else losses.cross_entropy
-    if settings.learner == "reptile":
-        return surrogate(learner, loss=loss)
-    return train.episode_loss(learner, loss=loss)

@@ -28,7 +28,7 @@ def record_of(settings: Any, name: str, seed: int, row: int, so_far: StreamRun) 
         "seconds": so_far.seconds,
         "bytes": {
             "params": tree_bytes(so_far.state.train.params),
-            "bank": tree_bytes(so_far.state.history),
+            "bank": tree_bytes(so_far.state.stored),
             "generator": 0,
         },
         "config": asdict(settings),

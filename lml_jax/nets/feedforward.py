@@ -1,4 +1,4 @@
-"""Networks, as pairs of pure functions. The only file that imports flax.
+"""Multi-layer perceptrons and small convolutional networks, as pairs of pure functions.
 
 Parameters are plain nested dicts, nothing is mutable and there are no running averages, so any
 other `Net(init, apply)` takes the place of these. Images are [n, H, W] or [n, H, W, channels];
@@ -7,7 +7,7 @@ uint8 is scaled to [0, 1] inside.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from lml_jax.types import Key, Net, Params
 
 Norm = Literal["transductive", "group"]
 _NORMS = ("transductive", "group")
+_FROZEN = ("mean", "var")  # parameters of a normalisation, once its batch statistics are frozen
 
 
 def mlp(
@@ -72,8 +73,9 @@ def conv4(
       filters: channels of each block.
       pool: max-pooling instead of strides.
       norm: "transductive" normalises each channel by the mean and (biased) variance over the batch
-        at hand, so that predictions depend on the other images, padding included; "group"
-        normalises groups of channels within each image.
+        at hand, so that predictions depend on the other images, padding included, until they are
+        frozen: `params = net.freeze(params, images)` keeps the statistics of those images;
+        "group" normalises groups of channels within each image.
       group_size: channels in a group, for "group".
       eps: added to the variance.
 
@@ -97,7 +99,9 @@ def conv4(
     if norm == "group" and filters % group_size:
         raise ValueError(f"filters {filters} is not a multiple of group_size {group_size}")
     groups = filters // group_size if norm == "group" else None
-    return _net(_Conv4(outputs, filters, pool, groups, eps), "conv4", _as_images(16 if pool else 1))
+    module = _Conv4(outputs, filters, pool, groups, eps)
+    least = 16 if pool else 1
+    return _net(module, "conv4", _as_images(least), freezes=norm == "transductive")
 
 
 def _check_positive(**sizes: int) -> None:
@@ -106,7 +110,9 @@ def _check_positive(**sizes: int) -> None:
             raise ValueError(f"{name} must be at least 1, got {size}")
 
 
-def _net(module: nn.Module, name: str, shaped: Callable[[str, Array], Array]) -> Net:
+def _net(
+    module: nn.Module, name: str, shaped: Callable[[str, Array], Array], *, freezes: bool = False
+) -> Net:
     def init(key: Key, x: Array) -> Params:
         example = jax.eval_shape(lambda x: shaped(name, _as_float(name, x)), x)
         return module.lazy_init(key, example)["params"]
@@ -114,7 +120,15 @@ def _net(module: nn.Module, name: str, shaped: Callable[[str, Array], Array]) ->
     def apply(params: Params, x: Array) -> Array:
         return module.apply({"params": params}, shaped(name, _as_float(name, x)))
 
-    return Net(init, apply)
+    def freeze(params: Params, x: Array) -> Params:
+        moving = {
+            k: {p: v for p, v in own.items() if p not in _FROZEN} for k, own in params.items()
+        }
+        x = shaped(name, _as_float(name, x))
+        found = module.apply({"params": moving}, x, mutable=["statistics"])[1]["statistics"]
+        return {k: {**own, **found.get(k, {})} for k, own in moving.items()}
+
+    return Net(init, apply, freeze if freezes else None)
 
 
 def _as_float(name: str, x: Array) -> Array:
@@ -215,11 +229,24 @@ class _Norm(nn.Module):
         c = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (c,), x.dtype)
         bias = self.param("bias", nn.initializers.zeros, (c,), x.dtype)
-        mean = _batch_mean if self.groups is None else partial(_group_mean, groups=self.groups)
-        centred = x - mean(x)
-        var = mean(centred * centred)
+        if self.has_variable("params", "mean"):
+            mean, var = (jax.lax.stop_gradient(self.get_variable("params", k)) for k in _FROZEN)
+            centred = x - mean
+        else:
+            over = _batch_mean if self.groups is None else partial(_group_mean, groups=self.groups)
+            mean = over(x)
+            centred = x - mean
+            var = over(centred * centred)
+            if not self.is_initializing():
+                for name, value in zip(_FROZEN, (mean, var), strict=True):
+                    self.sow("statistics", name, value, reduce_fn=_last, init_fn=lambda: None)
         factor = jax.lax.rsqrt(var + self.eps) * scale[None, None, None, :]
         return centred * factor + bias[None, None, None, :]
+
+
+def _last(_: Any, new: Array) -> Array:
+    """What `sow` keeps: the newest."""
+    return new
 
 
 def _batch_mean(x: Array) -> Array:

@@ -1,0 +1,274 @@
+"""The memory-based lifelong learner: support sets from a bank, and knowledge transfer."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from lml_jax import losses, train
+from lml_jax.lifelong.gradient import begin, head_loss, labels_of
+from lml_jax.lifelong.head import Head, classes_in, training_mask
+from lml_jax.memory import Bank, class_balanced, draw_each
+from lml_jax.names import known
+from lml_jax.parallel import BatchLoss, vmap_mean
+from lml_jax.types import (
+    Batch,
+    Key,
+    Learner,
+    LifelongLearner,
+    Loss,
+    Metrics,
+    Params,
+    Task,
+    TrainState,
+)
+
+RECALL = ("samples", "statistics")
+
+
+class State(NamedTuple):
+    """One pytree: parameters and optimiser, labels seen bool [C], the bank, tasks finished.
+
+    `fast` holds the statistics of finished tasks, where recall is by them; else None.
+    """
+
+    train: TrainState
+    seen: Array
+    bank: Bank
+    finished: Array
+    fast: Any
+
+    @property
+    def step(self) -> Array:
+        """Updates done."""
+        return self.train.step
+
+    @property
+    def bad_step(self) -> Array:
+        """The first step whose update was refused, or -1."""
+        return self.train.bad_step
+
+    @property
+    def stored(self) -> Any:
+        """What is kept of past tasks."""
+        return self.bank, self.fast
+
+
+class Drawn(NamedTuple):
+    """From the bank: a support set, and queries of past tasks, `task` int [n] for each."""
+
+    support: Batch
+    query: Batch
+    task: Array
+
+
+def memory_learner(
+    learner: Learner,
+    tx: optax.GradientTransformation,
+    head: Head,
+    *,
+    transfer: float = 0.3,
+    form: str = "sum",
+    every_task: bool = False,
+    per_class: int = 15,
+    shots: int = 5,
+    transfer_queries: int = 25,
+    recall_by: str = "samples",
+    reduce: Callable[[Loss], BatchLoss] = vmap_mean,
+) -> LifelongLearner:
+    """A learner that classifies by its support set, with a bank of samples of every class seen.
+
+    theta <- theta - beta grad ( L_i(theta) + lambda sum_{j<i} L_j(theta) )
+
+    The support set of an episode of T_i is its own and `shots` samples of each class in the bank
+    M; L_i is the loss of its queries, L_j the loss of samples of task j in M that are not in the
+    support set, all among every label seen so far. T_i's samples enter M once, at its end.
+    `recall` learns from M alone, at the parameters of the moment; `predict` from the support set
+    given.
+
+    Args:
+        learner: one that classifies by its support set: `protonet`, `gemcl`, `matching`.
+        tx: the outer update rule; its state is carried from task to task.
+        head: the label space, from `head_of(stream)`.
+        transfer: lambda >= 0; 0 for no knowledge transfer.
+        form: "sum" of L_j over past tasks, or their "mean".
+        every_task: look at every task, instead of one drawn uniformly for each episode, whose
+            loss then stands for all of them; the mean over draws is the same.
+        per_class: samples of each class kept in M.
+        shots: samples of each class of M in the support set of an episode; fewer than `per_class`
+            where there is transfer, for the queries are among the others.
+        transfer_queries: samples in one estimate of the L_j of a task that is drawn.
+        recall_by: "samples", prototypes recomputed from M as the embedding moves; or "statistics",
+            what `learner` made of each task at its end, which costs nothing to recall but goes
+            stale. M is still used for training.
+        reduce: as in `train.make_train_step`.
+
+    Returns:
+        A `LifelongLearner`. Its metrics: `loss`, `query_loss`, `accuracy` and, with transfer,
+        `transfer` (sum_j L_j).
+
+    Raises:
+        ValueError: for a negative lambda, an unknown form or recall, numbers below 1, more shots
+            than samples; in `step`, for episodes with labels of their own; in `recall`, outside
+            jit, before anything was learned.
+
+    Example:
+        >>> from lml_jax import nets
+        >>> from lml_jax.learners.protonet import protonet
+        >>> head = Head(tasks=10, known=jnp.zeros(50, bool))
+        >>> learner = memory_learner(protonet(nets.mlp([64], 32), classes=50),
+        ...                          optax.adam(1e-3), head)
+
+    Source:
+        The outer loss is this project's; the classifier's is that of Snell, Swersky, Zemel.
+        Prototypical Networks for Few-shot Learning, 2017, or of the learner given.
+    """
+    known(form, ("sum", "mean"), what="form of the transfer")
+    known(recall_by, RECALL, what="recall_by")
+    _check(transfer, per_class, shots, transfer_queries)
+    bank = class_balanced(per_class, classes=head.classes)
+
+    def loss(seen: Array, past: Bank, finished: Array) -> Loss:
+        def of_episode(params: Params, task: Task, key: Key) -> tuple[Array, Metrics]:
+            key_draw, key_adapt = jax.random.split(key)
+            keep = labels_of(task, head, seen)
+            drawn = draw(
+                past, finished, key_draw,
+                shots=shots, n=transfer_queries, every=every_task, queries=transfer > 0,
+            )  # fmt: skip
+            own = task.support._replace(weight=losses.labelled(task.support))
+            support = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), own, drawn.support)
+            fast = learner.adapt(params, support, key_adapt)
+            value, accuracy = head_loss(learner, params, fast, task.query, keep)
+            metrics = {"query_loss": value, "accuracy": accuracy}
+            if transfer > 0:
+                rows = training_mask(head, seen, drawn.task)
+                logits = learner.predict(params, fast, drawn.query.x)
+                each = losses.cross_entropy(losses.mask_logits(logits, rows), drawn.query.y)
+                total = _sum_over_tasks(each, drawn, finished, head.tasks, every_task)
+                metrics["transfer"] = total
+                scale = jnp.maximum(finished, 1) if form == "mean" else 1
+                value = value + transfer * total / scale
+            return value, metrics
+
+        return of_episode
+
+    def init(key: Key, example: Batch, params: Params | None = None) -> State:
+        params = learner.init(key, example.x[None]) if params is None else params
+        item = (example.x, example.y, jnp.zeros((), jnp.int32))
+        zero = jnp.zeros((), jnp.int32)
+        fast = begin(learner, params, example.x[None]) if recall_by == "statistics" else None
+        return State(train.init_state(params, tx), head.known, bank.init(item), zero, fast)
+
+    def step(state: State, episodes: Task, key: Key) -> tuple[State, Metrics]:
+        seen = state.seen
+        for part in (episodes.support, episodes.query):
+            seen = seen | classes_in(part.y, head.classes)
+        of_episode = loss(seen, state.bank, state.finished)
+        update = train.make_train_step(of_episode, tx, reduce=reduce)
+        trained, metrics = update(state.train, episodes, key)
+        return state._replace(train=trained, seen=seen), metrics
+
+    def end_task(state: State, batch: Batch, key: Key) -> State:
+        key_bank, key_adapt = jax.random.split(key)
+        where = losses.labelled(batch) > 0
+        items = (batch.x, batch.y, jnp.full(batch.y.shape, state.finished))
+        fast = state.fast
+        if fast is not None:
+            fast = learner.adapt(state.train.params, batch, key_adapt, fast)
+            _check_same_shapes(state.fast, fast)
+        stored = bank.insert(state.bank, items, key_bank, where)
+        seen = state.seen | classes_in(batch.y, head.classes)
+        return State(state.train, seen, stored, state.finished + 1, fast)
+
+    def predict(state: State, support: Batch, x: Array, key: Key) -> Array:
+        params, keep = state.train.params, classes_in(support.y, head.classes)
+        logits = learner.predict(params, learner.adapt(params, support, key, keep=keep), x)
+        return losses.mask_logits(logits, keep)
+
+    def recall(state: State, x: Array, key: Key) -> Array:
+        if not isinstance(state.finished, jax.core.Tracer) and state.finished == 0:
+            raise ValueError("nothing was learned yet: recall needs a task that is finished")
+        params, fast = state.train.params, state.fast
+        if fast is None:
+            # Traced, lest the classes that are still to come be taken for missing ones.
+            fast = jax.jit(learner.adapt)(params, contents(state.bank), key)
+        return learner.predict(params, fast, x)
+
+    return LifelongLearner(init, step, end_task, predict, recall)
+
+
+def contents(bank: Bank) -> Batch:
+    """All that a bank of (x, y, task) has room for, [C * capacity]; weight 0 where it is empty."""
+    x, y, _ = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), bank.items)
+    return Batch(x, y, bank.filled.reshape(-1).astype(float))
+
+
+def draw(
+    bank: Bank, finished: Array, key: Key, *, shots: int, n: int, every: bool, queries: bool
+) -> Drawn:
+    """A support set of `shots` samples a class of the bank, and queries that are not among them.
+
+    With `every`, all other samples are queries; else n, with replacement, of one task that is
+    drawn uniformly among those finished.
+    """
+    key_each, key_task, key_rows = jax.random.split(key, 3)
+    capacity = bank.filled.shape[1]
+    (x, y, task), valid = draw_each(bank, key_each, n=capacity if queries else shots)
+
+    def flat(leaf: Array) -> Array:
+        return leaf.reshape(-1, *leaf.shape[2:])
+
+    def batch(part: slice) -> Batch:
+        return Batch(
+            flat(x[:, part]), flat(y[:, part]).astype(jnp.int32), flat(valid[:, part]).astype(float)
+        )
+
+    support, rest = batch(slice(0, shots)), batch(slice(shots, None))
+    tasks = flat(task[:, shots:])
+    if not queries or every:
+        return Drawn(support, rest, tasks)
+    j = jax.random.randint(key_task, (), 0, jnp.maximum(finished, 1))
+    of_j = (tasks == j) & (losses.labelled(rest) > 0)
+    chosen = jax.random.categorical(key_rows, jnp.where(of_j, 0.0, -jnp.inf), shape=(n,))
+    chosen = jnp.where(of_j.any(), chosen, 0)
+    rest = jax.tree.map(lambda leaf: leaf[chosen], rest)
+    found = jnp.broadcast_to(of_j.any(), (n,)).astype(float)
+    return Drawn(support, rest._replace(weight=found), jnp.full(n, j))
+
+
+def _sum_over_tasks(each: Array, drawn: Drawn, finished: Array, tasks: int, every: bool) -> Array:
+    """sum_j L_j from the losses of the queries, L_j the mean over those of task j."""
+    weight = losses.labelled(drawn.query)
+    if not every:
+        return finished * losses.weighted_mean(each, weight)
+    of_task = jax.nn.one_hot(drawn.task, tasks, axis=0) * weight[None]
+    return jax.vmap(lambda w: losses.weighted_mean(each, w))(of_task).sum()
+
+
+def _check(transfer: float, per_class: int, shots: int, transfer_queries: int) -> None:
+    if not transfer >= 0:
+        raise ValueError(f"the transfer weight lambda must be at least 0, got {transfer}")
+    if min(per_class, shots, transfer_queries) < 1:
+        raise ValueError(
+            "per_class, shots and transfer_queries must be at least 1, got "
+            f"{per_class}, {shots} and {transfer_queries}"
+        )
+    most = per_class - 1 if transfer > 0 else per_class
+    if shots > most:
+        raise ValueError(
+            f"{shots} shots of the {per_class} samples kept of each class leave no queries for the "
+            f"transfer: expected at most {most}"
+        )
+
+
+def _check_same_shapes(before: Any, after: Any) -> None:
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (before, after)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            "recall by statistics needs a learner whose statistics keep their size, as protonet's "
+            "and gemcl's do; this one's grow with each example: use recall_by='samples'"
+        )

@@ -1,0 +1,10 @@
+"""Memory banks of fixed capacity, as immutable pytrees."""
+
+from lml_jax.memory.banks import Bank as Bank
+from lml_jax.memory.banks import class_balanced as class_balanced
+from lml_jax.memory.banks import draw_each as draw_each
+from lml_jax.memory.banks import fifo as fifo
+from lml_jax.memory.banks import reservoir as reservoir
+from lml_jax.memory.banks import sample as sample
+from lml_jax.memory.banks import task_indexed as task_indexed
+from lml_jax.memory.herding import herding as herding

@@ -1,0 +1,6 @@
+"""Networks. The only room that imports flax."""
+
+from lml_jax.nets.context import lstm_context as lstm_context
+from lml_jax.nets.feedforward import Norm as Norm
+from lml_jax.nets.feedforward import conv4 as conv4
+from lml_jax.nets.feedforward import mlp as mlp

@@ -1,0 +1,76 @@
+"""Full context embeddings: what an example means within its support set."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from lml_jax.types import Context, Key, Params
+
+
+def lstm_context(features: int, *, steps: int = 5) -> Context:
+    """Support embeddings by a bidirectional LSTM, query embeddings by an LSTM that attends to them.
+
+    g_i = h_i(forwards) + h_i(backwards) + z_i over the support set in its order; and for a query z,
+    `steps` times: r = sum_i softmax_i(h . g_i) g_i, h <- LSTM([z, r], h) + z, starting at h = z.
+
+    Args:
+      features: d, of the embeddings.
+      steps: how often a query looks at the support set, >= 1.
+
+    Returns:
+      A `Context`.
+
+    Raises:
+      ValueError: for features or steps below 1.
+
+    Example:
+      >>> of = lstm_context(8)
+      >>> z = jnp.ones((3, 8))
+      >>> params = of.init(jax.random.key(0), z)
+      >>> of.query(params, jnp.ones((2, 8)), of.support(params, z)).shape
+      (2, 8)
+
+    Reference:
+      O. Vinyals, C. Blundell, T. Lillicrap, K. Kavukcuoglu, D. Wierstra, Matching Networks for One
+      Shot Learning, https://arxiv.org/abs/1606.04080, appendix A.
+    """
+    if min(features, steps) < 1:
+        raise ValueError(f"features and steps must be at least 1, got {features} and {steps}")
+    g, f = _Bidirectional(features), _Attending(features, steps)
+
+    def init(key: Key, z: Array) -> Params:
+        key_g, key_f = jax.random.split(key)
+        return {"g": g.init(key_g, z)["params"], "f": f.init(key_f, z, z)["params"]}
+
+    def support(params: Params, z: Array) -> Array:
+        return g.apply({"params": params["g"]}, z)
+
+    def query(params: Params, z: Array, support: Array) -> Array:
+        return f.apply({"params": params["f"]}, z, support)
+
+    return Context(init, support, query)
+
+
+class _Bidirectional(nn.Module):
+    features: int
+
+    @nn.compact
+    def __call__(self, z: Array) -> Array:
+        there, back = (nn.RNN(nn.OptimizedLSTMCell(self.features), name=n) for n in ("fwd", "bwd"))
+        return there(z[None])[0] + back(z[None, ::-1])[0, ::-1] + z
+
+
+class _Attending(nn.Module):
+    features: int
+    steps: int
+
+    @nn.compact
+    def __call__(self, z: Array, support: Array) -> Array:
+        cell = nn.OptimizedLSTMCell(self.features, name="lstm")
+        c, h = jnp.zeros_like(z), z
+        for _ in range(self.steps):
+            read = jax.nn.softmax(h @ support.T, axis=1) @ support
+            (c, h), _ = cell((c, h), jnp.concatenate([z, read], axis=1))
+            h = h + z
+        return h

@@ -1,0 +1,207 @@
+"""The memory learner: what it draws, what it minimises, and what it recalls."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lml_jax import nets
+from lml_jax.data.sources import from_arrays
+from lml_jax.data.streams import class_incremental, domain_incremental
+from lml_jax.learners.gemcl import gemcl
+from lml_jax.learners.matching import matching
+from lml_jax.learners.protonet import protonet
+from lml_jax.lifelong.head import head_of
+from lml_jax.lifelong.memory import contents, draw, memory_learner
+from lml_jax.lifelong.stream import run_stream
+from lml_jax.types import Batch
+
+KEY = jax.random.key(0)
+TASKS, PER_TASK, PER_CLASS = 3, 2, 8
+CLASSES = TASKS * PER_TASK
+NET = nets.mlp([16], 8)
+FEW_SHOT = {
+    "protonet": lambda: protonet(NET, classes=CLASSES),
+    "gemcl": lambda: gemcl(NET, classes=CLASSES, alpha=2.0, beta=1.0),
+    "matching": lambda: matching(NET, classes=CLASSES),
+}
+
+
+def data(classes=CLASSES, n=20):
+    centres = 2 * jax.random.normal(jax.random.key(1), (classes, 5))
+    y = jnp.repeat(jnp.arange(classes), n)
+    return from_arrays(centres[y] + jax.random.normal(KEY, (classes * n, 5)), y)
+
+
+@pytest.fixture(scope="module")
+def stream():
+    return class_incremental(
+        data(), tasks=TASKS, classes_per_task=PER_TASK, seed=0, train_per_class=15
+    )
+
+
+def learner(stream, few_shot="protonet", **options):
+    options = {"per_class": PER_CLASS, "shots": 3, **options}
+    return memory_learner(FEW_SHOT[few_shot](), optax.adam(1e-2), head_of(stream), **options)
+
+
+def after(stream, tasks, of):
+    """The state after so many tasks, without training."""
+    first = stream.train(0)
+    state = of.init(KEY, Batch(first.x[0], first.y[0]))
+    for i in range(tasks):
+        state = of.end_task(state, stream.train(i), jax.random.key(i))
+    return state
+
+
+@pytest.mark.parametrize("few_shot", FEW_SHOT)
+def test_it_learns_a_stream_and_keeps_it(stream, few_shot):
+    run = run_stream(learner(stream, few_shot), stream, KEY, steps=30, scan=True)
+    assert np.nanmean(run.R[-1]) > 0.7
+    assert np.nanmean(run.R_adapted[-1]) > 0.8
+    assert np.isnan(run.R[0]).all()
+
+
+def test_support_and_queries_are_disjoint_and_of_past_tasks(stream):
+    state = after(stream, 2, learner(stream))
+    drawn = draw(state.bank, state.finished, KEY, shots=3, n=9, every=True, queries=True)
+    assert drawn.support.x.shape[0] == CLASSES * 3
+    assert drawn.query.x.shape[0] == CLASSES * (PER_CLASS - 3)
+    assert drawn.support.weight.reshape(CLASSES, 3).sum(1).tolist() == [3, 3, 3, 3, 0, 0]
+    support = {tuple(row) for row in np.asarray(drawn.support.x[drawn.support.weight > 0])}
+    query = {tuple(row) for row in np.asarray(drawn.query.x[drawn.query.weight > 0])}
+    assert not support & query
+    real = drawn.query.weight > 0
+    np.testing.assert_array_equal(drawn.query.y[real] // PER_TASK, drawn.task[real])
+
+
+def test_every_example_enters_the_bank_once_with_its_task(stream):
+    state = after(stream, 3, learner(stream, per_class=20))
+    stored = contents(state.bank)
+    kept = np.asarray(stored.x[stored.weight > 0])
+    everything = np.concatenate([np.asarray(stream.train(i).x) for i in range(TASKS)])
+    assert len(kept) == len(everything)
+    np.testing.assert_allclose(np.sort(kept, axis=0), np.sort(everything, axis=0))
+
+
+@pytest.mark.parametrize("form", ["sum", "mean"])
+def test_a_drawn_task_is_an_unbiased_estimate(stream, form):
+    """Both estimators, averaged over draws from the same bank, agree within 4 standard errors."""
+    values = {}
+    for every in (True, False):
+        of = learner(stream, transfer=1.0, every_task=every, form=form)
+        state = after(stream, 2, of)
+        episodes = stream.episodes(2, KEY)
+
+        def total(key, of=of, state=state, episodes=episodes):
+            metrics = of.step(state, episodes, key)[1]
+            return metrics["loss"] - metrics["query_loss"]
+
+        values[every] = jax.jit(jax.vmap(total))(jax.random.split(jax.random.key(3), 400))
+    a, b = (np.asarray(values[every]) for every in (True, False))
+    error = np.sqrt(a.var() / len(a) + b.var() / len(b))
+    assert a.mean() > 10 * error
+    assert abs(a.mean() - b.mean()) < 4 * error
+
+
+def test_the_sum_is_the_mean_times_the_tasks(stream):
+    shares = {}
+    for form in ("sum", "mean"):
+        of = learner(stream, transfer=1.0, every_task=True, form=form)
+        metrics = of.step(after(stream, 2, of), stream.episodes(2, KEY), KEY)[1]
+        shares[form] = metrics["loss"] - metrics["query_loss"]
+    np.testing.assert_allclose(shares["sum"], 2 * shares["mean"], rtol=1e-5)
+
+
+def test_without_transfer_there_is_no_term_and_no_query_is_drawn(stream):
+    of = learner(stream, transfer=0.0, shots=PER_CLASS)
+    metrics = of.step(after(stream, 1, of), stream.episodes(1, KEY), KEY)[1]
+    assert "transfer" not in metrics
+    assert metrics["loss"] == metrics["query_loss"]
+
+
+def test_before_the_first_task_ends_the_transfer_is_zero(stream):
+    of = learner(stream, transfer=1.0)
+    state, metrics = of.step(after(stream, 0, of), stream.episodes(0, KEY), KEY)
+    assert metrics["transfer"] == 0
+    assert int(state.bad_step) == -1
+
+
+def test_stored_statistics_are_the_prototypes_until_the_embedding_moves(stream):
+    """Everything is kept, so that samples and statistics see the same."""
+    x = stream.test(0).x
+    states, recalls = {}, {}
+    for way in ("samples", "statistics"):
+        of = learner(stream, recall_by=way, per_class=20)
+        states[way], recalls[way] = after(stream, 2, of), jax.jit(of.recall)
+    logits = {way: recalls[way](states[way], x, KEY) for way in states}
+    np.testing.assert_allclose(logits["samples"], logits["statistics"], rtol=1e-4, atol=1e-4)
+    for way, state in states.items():
+        params = jax.tree.map(lambda w: 1.1 * w, state.train.params)
+        moved = state._replace(train=state.train._replace(params=params))
+        logits[way] = recalls[way](moved, x, KEY)
+    assert jnp.abs(logits["samples"] - logits["statistics"])[:, :4].max() > 1e-2
+
+
+def test_unseen_classes_are_masked(stream):
+    of = learner(stream)
+    logits = of.recall(after(stream, 1, of), stream.test(0).x, KEY)
+    assert jnp.isfinite(logits[:, :PER_TASK]).all()
+    assert jnp.isneginf(logits[:, PER_TASK:]).all()
+
+
+def test_predict_chooses_among_the_classes_of_the_support_set(stream):
+    of = learner(stream)
+    state, episode = after(stream, 2, of), stream.episodes(1, KEY)
+    support = jax.tree.map(lambda leaf: leaf[0], episode.support)
+    logits = of.predict(state, support, stream.test(1).x, KEY)
+    assert jnp.isfinite(logits[:, 2:4]).all()
+    assert jnp.isneginf(logits[:, jnp.array([0, 1, 4, 5])]).all()
+
+
+def test_a_domain_stream_knows_the_task_of_each_sample():
+    turned = domain_incremental(
+        data(classes=2), lambda i, x: x + jnp.asarray(i, x.dtype), tasks=3, classes=2, seed=0,
+        train_per_class=15,
+    )  # fmt: skip
+    few_shot = protonet(NET, classes=2)
+    of = memory_learner(
+        few_shot, optax.adam(1e-2), head_of(turned), per_class=10, shots=3, transfer=1.0
+    )
+    state = after(turned, 3, of)
+    assert set(np.unique(state.bank.items[2])) == {0, 1, 2}
+    drawn = draw(state.bank, state.finished, KEY, shots=3, n=9, every=False, queries=True)
+    assert len(set(drawn.task.tolist())) == 1
+    assert drawn.query.weight.tolist() == [1.0] * 9
+
+
+def test_the_second_step_compiles_nothing(stream):
+    chex.clear_trace_counter()
+    of = learner(stream)
+    step = jax.jit(chex.assert_max_traces(of.step, n=1), donate_argnums=0)
+    state = after(stream, 1, of)
+    for i in range(2):
+        state, _ = step(state, stream.episodes(1, jax.random.key(i)), KEY)
+
+
+def test_bad_arguments_are_named(stream):
+    with pytest.raises(ValueError, match=r"at least 0, got -1"):
+        learner(stream, transfer=-1.0)
+    with pytest.raises(ValueError, match="did you mean 'mean'"):
+        learner(stream, form="meen")
+    with pytest.raises(ValueError, match="did you mean 'samples'"):
+        learner(stream, recall_by="sample")
+    with pytest.raises(ValueError, match="expected at most 7"):
+        learner(stream, shots=8)
+    with pytest.raises(ValueError, match="must be at least 1, got 8, 3 and 0"):
+        learner(stream, transfer_queries=0)
+    of = learner(stream)
+    with pytest.raises(ValueError, match="nothing was learned yet"):
+        of.recall(after(stream, 0, of), stream.test(0).x, KEY)
+    local = stream.episodes(0, KEY)._replace(id=None)
+    with pytest.raises(ValueError, match="number their classes"):
+        of.step(after(stream, 0, of), local, KEY)
+    with pytest.raises(ValueError, match="keep their size"):
+        after(stream, 1, learner(stream, "matching", recall_by="statistics"))
