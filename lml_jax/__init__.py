@@ -1,5 +1,6 @@
 """Meta-learning-based lifelong learning in functional JAX. A table of contents, and no logic."""
 
+from lml_jax import classifiers as classifiers
 from lml_jax import evaluate as evaluate
 from lml_jax import inner as inner
 from lml_jax import losses as losses
@@ -21,7 +22,10 @@ from lml_jax.data.streams import domain_incremental as domain_incremental
 from lml_jax.data.streams import permuted as permuted
 from lml_jax.data.streams import rotated as rotated
 from lml_jax.data.synthetic import sinusoids as sinusoids
+from lml_jax.learners.gemcl import gemcl as gemcl
 from lml_jax.learners.maml import maml as maml
+from lml_jax.learners.matching import matching as matching
+from lml_jax.learners.protonet import protonet as protonet
 from lml_jax.learners.reptile import reptile as reptile
 from lml_jax.learners.reptile import surrogate as surrogate
 from lml_jax.lifelong.baselines import finetune as finetune
@@ -29,6 +33,7 @@ from lml_jax.lifelong.baselines import joint as joint
 from lml_jax.lifelong.head import Head as Head
 from lml_jax.lifelong.head import head_of as head_of
 from lml_jax.lifelong.maml import lifelong_maml as lifelong_maml
+from lml_jax.lifelong.memory import memory_learner as memory_learner
 from lml_jax.lifelong.stream import run_stream as run_stream
 from lml_jax.train import DivergedError as DivergedError
 from lml_jax.train import episode_loss as episode_loss

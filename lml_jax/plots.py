@@ -111,6 +111,54 @@ def accuracy_over_stream(runs: Runs, *, key: str = "R") -> Figure:
     return figure
 
 
+def accuracy_over_classes(
+    lengths: Sequence[int],
+    measured: Mapping[str, NDArray],
+    published: Mapping[str, Mapping[int, float]],
+) -> Figure:
+    """Held-out accuracy against the number of classes learned, beside published values.
+
+    `measured`: name -> [draws, lengths], the line is the mean and the band two standard
+    deviations over draws; `published`: name -> {number of classes: accuracy}, dashed.
+    """
+    figure, axes = _axes()
+    for n, (name, values) in enumerate(measured.items()):
+        mean, spread = values.mean(0), 2 * values.std(0)
+        colour = COLOURS[n % len(COLOURS)]
+        axes.fill_between(lengths, mean - spread, mean + spread, color=colour, alpha=0.18, lw=0)
+        axes.plot(lengths, mean, color=colour, label=name, **_style(n))
+    for n, (name, points) in enumerate(published.items()):
+        xs, ys = list(points), list(points.values())
+        mark = MARKERS[(n + len(measured)) % len(MARKERS)]
+        axes.plot(xs, ys, linestyle=":", marker=mark, color="0.45", label=name, markersize=5)
+    axes.set_ylim(top=1.0)
+    axes.set_xlabel("classes learned, one after another", fontsize=LARGE)
+    axes.set_ylabel("held-out accuracy", fontsize=LARGE)
+    axes.legend(fontsize=SMALL, frameon=False, loc="lower left")
+    return figure
+
+
+def accuracy_by_bytes(recall: Run) -> Figure:
+    """Accuracy from the bank alone against the bytes it stores, on a logarithmic axis.
+
+    Lines: more and more stored samples of each class; a single mark: stored statistics instead.
+    """
+    figure, axes = _axes()
+    for n, (name, values) in enumerate(recall["samples"].items()):
+        colour = COLOURS[n % len(COLOURS)]
+        axes.plot(recall["bytes"], values, color=colour, label=f"{name}, samples", **_style(n))
+        point = recall["statistics"][name]
+        axes.plot(
+            [point["bytes"]], [point["accuracy"]], color=colour, linestyle="", marker="*",
+            markersize=12, label=f"{name}, statistics",
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlabel("bytes stored", fontsize=LARGE)
+    axes.set_ylabel("held-out accuracy", fontsize=LARGE)
+    axes.legend(fontsize=SMALL, frameon=False, loc="lower right")
+    return figure
+
+
 def accuracy_per_inner_step(runs: Runs) -> Figure:
     """Few-shot accuracy after 0..S inner steps, with its 95 % confidence interval if stored.
 

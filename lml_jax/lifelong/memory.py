@@ -70,8 +70,8 @@ def memory_learner(
     tx: optax.GradientTransformation,
     head: Head,
     *,
-    transfer: float = 0.3,
-    form: str = "sum",
+    transfer: float = 1.0,
+    form: str = "mean",
     every_task: bool = False,
     per_class: int = 15,
     shots: int = 5,
@@ -81,7 +81,7 @@ def memory_learner(
 ) -> LifelongLearner:
     """A learner that classifies by its support set, with a bank of samples of every class seen.
 
-    theta <- theta - beta grad ( L_i(theta) + lambda sum_{j<i} L_j(theta) )
+    theta <- theta - beta grad ( L_i(theta) + lambda sum_{j<i} L_j(theta) / (i - 1) )
 
     The support set of an episode of T_i is its own and `shots` samples of each class in the bank
     M; L_i is the loss of its queries, L_j the loss of samples of task j in M that are not in the
@@ -94,7 +94,8 @@ def memory_learner(
         tx: the outer update rule; its state is carried from task to task.
         head: the label space, from `head_of(stream)`.
         transfer: lambda >= 0; 0 for no knowledge transfer.
-        form: "sum" of L_j over past tasks, or their "mean".
+        form: "mean" of L_j over past tasks, as above; or "sum", without the divisor, whose weight
+            against L_i grows with the number of tasks.
         every_task: look at every task, instead of one drawn uniformly for each episode, whose
             loss then stands for all of them; the mean over draws is the same.
         per_class: samples of each class kept in M.

@@ -1,13 +1,17 @@
 """Embeddings that are trained once and looked at often: frozen, and every image embedded once."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from lml_jax.data.episodes import episodes
+from lml_jax.recipes.build import learner_of, network_of
 from lml_jax.recipes.parts import Sampler
+from lml_jax.recipes.record import load_params
 from lml_jax.types import Dataset, Key, Net, Params
 
 FEATURES = Net(init=lambda key, x: {}, apply=lambda params, x: x)  # of what is embedded already
@@ -42,3 +46,17 @@ def embedded(
         queries=settings.queries,
     )
     return FEATURES, {**params, "net": {}}, features, sample
+
+
+def restore(settings: Any, path: Path, x: Array) -> tuple[Net, Params]:
+    """The network and the parameters that a run with these settings wrote; `x` are like its images.
+
+    Raises:
+        ValueError: where the file does not hold them.
+    """
+    net = network_of(settings)
+    learner = learner_of(settings, net, steps=0, ways=settings.train_ways)
+    like = learner.init(jax.random.key(0), x[:2])
+    if net.freeze is not None:
+        like = {**like, "net": net.freeze(like["net"], x[:2])}
+    return net, load_params(path, like)

@@ -13,10 +13,14 @@ from lml_jax import inner, nets
 from lml_jax.data import streams
 from lml_jax.data.glyphs import glyphs
 from lml_jax.data.sources import mnist, omniglot
+from lml_jax.learners.gemcl import gemcl
 from lml_jax.learners.maml import maml
+from lml_jax.learners.matching import matching
+from lml_jax.learners.protonet import protonet
 from lml_jax.lifelong.baselines import finetune, joint
 from lml_jax.lifelong.head import Head, head_of
 from lml_jax.lifelong.maml import lifelong_maml
+from lml_jax.lifelong.memory import memory_learner
 from lml_jax.lifelong.stream import run_stream
 from lml_jax.names import known
 from lml_jax.recipes.record import (
@@ -27,7 +31,7 @@ from lml_jax.recipes.record import (
 from lml_jax.recipes.report import record_of, with_reference, write_figures
 from lml_jax.types import Learner, LifelongLearner, Params, Stream
 
-LEARNERS = ("lifelong-maml", "finetune", "joint")
+LEARNERS = ("lifelong-maml", "memory", "finetune", "joint")
 DATA = ("glyphs", "omniglot", "mnist")
 SCENARIOS = ("class", "domain", "task")
 STEPS = {"quick": 200, "full": 1000}  # updates a task, by budget
@@ -53,6 +57,12 @@ class Lifelong:
     meta_batch: int = 4
     history_batch: int = 25
     capacity: int = 50  # examples kept of each task
+    transfer: float = 1.0  # lambda of the memory learner's knowledge transfer, >= 0
+    transfer_form: str = "mean"  # of L_j over past tasks, or their sum
+    few_shot: str = "protonet"  # of the memory learner: protonet, matching or gemcl
+    per_class: int = 10  # examples of each class that the memory learner keeps
+    memory_shots: int = 5  # of them in the support set of each episode
+    recall_by: str = "samples"  # or statistics, of the memory learner
     inner_steps: int = 1
     inner_rate: float = 0.1
     outer_rate: float = 1e-3
@@ -210,6 +220,17 @@ def few_shot_of(settings: Lifelong, classes: int) -> Learner:
     )
 
 
+def embedding_of(settings: Lifelong, classes: int) -> Learner:
+    """The few-shot learner of the memory family: the same network, with an embedding for a head."""
+    kinds: dict[str, Callable[..., Learner]] = {
+        "protonet": protonet, "matching": matching, "gemcl": gemcl,
+    }  # fmt: skip
+    make = kinds[known(settings.few_shot, kinds, what="few-shot learner of the memory")]
+    conv = settings.net == "conv4"
+    net = nets.conv4(None, norm="group", pool=True) if conv else nets.mlp([256, 256], 64)
+    return make(net, classes=classes)
+
+
 def learner_of(name: str, settings: Lifelong, few_shot: Learner, stream: Stream) -> LifelongLearner:
     """The lifelong learner by name."""
     s = settings
@@ -221,6 +242,19 @@ def learner_of(name: str, settings: Lifelong, few_shot: Learner, stream: Stream)
         size = jax.eval_shape(stream.train, 0).x.shape[0]
         per_episode = (s.shots + s.queries) * int(stream.members[0].sum())
         return joint(few_shot, tx, head, capacity=size, union_batch=per_episode)
+    if name == "memory":
+        return memory_learner(
+            embedding_of(s, stream.classes),
+            tx,
+            head,
+            transfer=s.transfer,
+            form=s.transfer_form,
+            every_task=s.every_task,
+            per_class=s.per_class,
+            shots=s.memory_shots,
+            transfer_queries=s.history_batch,
+            recall_by=s.recall_by,
+        )
     return lifelong_maml(
         few_shot,
         tx,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lml_jax.recipes import history
+from lml_jax.recipes import ablation
 from lml_jax.recipes.fewshot import summary_of
 from lml_jax.recipes.lifelong import Lifelong
 from lml_jax.recipes.parts import FewShot, checked
@@ -39,7 +39,7 @@ def test_a_diverged_task_is_counted():
 
 def test_paired_differences_and_their_interval():
     """t for 5 runs is 2.776; differences 1, 2, 3, 4, 5: mean 3, sd sqrt(2.5)."""
-    mean, half = history.paired([2, 4, 6, 8, 10], [1, 2, 3, 4, 5])
+    mean, half = ablation.paired([2, 4, 6, 8, 10], [1, 2, 3, 4, 5])
     assert mean == 3.0
     np.testing.assert_allclose(half, 2.776 * np.sqrt(2.5 / 5))
 
@@ -48,14 +48,19 @@ def test_paired_differences_and_their_interval():
 def test_the_ablation_end_to_end(tmp_path, tfds_dir, meta_trained, quick_compilation):
     settings = Lifelong(data="omniglot", data_dir=tfds_dir, tasks=2, classes_per_task=2, steps=2,
                         meta_batch=2, history_batch=4)  # fmt: skip
-    run = history.ablation(
-        meta_trained=meta_trained, settings=settings, seeds=(0, 1), start_steps=2
+    run = ablation.ablation(
+        "lifelong-maml",
+        ablation.HISTORY,
+        meta_trained=meta_trained,
+        settings=settings,
+        seeds=(0, 1),
+        start_steps=2,
     )
     report = run(tmp_path / "out")
     assert [line.split()[0] for line in report.splitlines()[2:]] == ["none", "0.5", "0.9", "1"]
     comparison = json.loads((tmp_path / "out" / "metrics.json").read_text())["comparison"]
     assert comparison["none"]["acc"]["difference"] == [0.0, 0.0]
-    arms = [json.loads((tmp_path / "out" / f"lambda_{arm}" / "metrics.json").read_text())["runs"]
+    arms = [json.loads((tmp_path / "out" / arm / "metrics.json").read_text())["runs"]
             for arm in ("none", "0.9")]  # fmt: skip
     first = [arm[0]["R"][1][0] for arm in arms]
     assert first[0] == first[1]  # before there is a history, the arms are the same run
@@ -63,7 +68,7 @@ def test_the_ablation_end_to_end(tmp_path, tfds_dir, meta_trained, quick_compila
 
 def test_an_ablation_needs_two_seeds(tmp_path):
     with pytest.raises(ValueError, match="expected 2 to 10 paired seeds, got 1"):
-        history.ablation(meta_trained=False, seeds=(0,))
+        ablation.ablation("lifelong-maml", ablation.HISTORY, seeds=(0,))
 
 
 def test_a_published_protocol_end_to_end(tmp_path, quick_compilation):

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from lml_jax import nets
+from lml_jax.nets import feedforward
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+KEY = jax.random.key(1)
 
 
 def images(n=4, side=16, seed=0):
@@ -74,7 +77,7 @@ def test_group_statistics_do_not_mix_images_and_transductive_ones_do(pool):
 @pytest.mark.parametrize("groups", [None, 4])
 def test_normalisation_is_that_of_the_equation(groups):
     x = 30 + 3 * jax.random.normal(jax.random.key(0), (5, 7, 6, 8))
-    module = nets._Norm(groups, 1e-3)
+    module = feedforward._Norm(groups, 1e-3)
     params = {"scale": jnp.arange(8.0), "bias": jnp.arange(8.0) - 3}
     got = module.apply({"params": params}, x)
     axes = (0, 1, 2) if groups is None else (1, 2, 4)
@@ -111,7 +114,7 @@ def test_constant_images_have_finite_second_derivatives():
 
 def test_max_pool_keeps_the_largest_and_drops_an_odd_edge():
     x = jnp.arange(15.0).reshape(1, 3, 5, 1)
-    np.testing.assert_array_equal(nets._max_pool(x)[0, :, :, 0], [[6, 8]])
+    np.testing.assert_array_equal(feedforward._max_pool(x)[0, :, :, 0], [[6, 8]])
 
 
 @pytest.mark.parametrize(
@@ -130,3 +133,24 @@ def test_max_pool_keeps_the_largest_and_drops_an_odd_edge():
 def test_messages_name_what_was_wrong(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_frozen_statistics_make_an_output_its_own_inputs_alone():
+    net, x = nets.conv4(None, filters=8, pool=True), images(32)
+    params = net.init(KEY, x)
+    frozen = net.freeze(params, x)
+    np.testing.assert_allclose(net.apply(frozen, x), net.apply(params, x), rtol=1e-4, atol=1e-5)
+    alone = jnp.concatenate([net.apply(frozen, x[i : i + 1]) for i in range(4)])
+    np.testing.assert_allclose(alone, net.apply(frozen, x)[:4], rtol=1e-4, atol=1e-5)
+    assert jnp.abs(net.apply(params, x[:4]) - alone).max() > 1e-2
+
+
+def test_freezing_again_measures_anew_and_statistics_are_not_trained():
+    net, x = nets.conv4(None, filters=8), images(32)
+    params = net.init(KEY, x)
+    twice = net.freeze(net.freeze(params, x[:5]), x)
+    jax.tree.map(np.testing.assert_array_equal, twice, net.freeze(params, x))
+    grads = jax.grad(lambda p: net.apply(p, x).sum())(twice)
+    assert not grads["norm1"]["mean"].any()
+    assert not grads["norm1"]["var"].any()
+    assert nets.conv4(None, norm="group").freeze is None

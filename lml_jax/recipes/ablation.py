@@ -1,4 +1,4 @@
-"""Does the decay-weighted history keep past tasks? An ablation over its decay, paired by seed."""
+"""Does a loss on past tasks keep them? Ablations over its weight, paired by seed."""
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -18,25 +18,41 @@ from lml_jax.recipes.progress import train_with_bar
 from lml_jax.recipes.record import open_folder, write_metrics
 from lml_jax.types import Key, Learner, Params, Task
 
-DECAYS = (None, 0.5, 0.9, 1.0)
-FIGURES = ("acc", "forgetting", "bwt", "learning_accuracy_task", "acc_task", "acc_adapted")
+Arms = dict[str, dict[str, Any]]  # name -> settings of it; the first is compared with
+HISTORY: Arms = {
+    "none": {"decay": None}, "0.5": {"decay": 0.5}, "0.9": {"decay": 0.9}, "1": {"decay": 1.0},
+}  # fmt: skip
+TRANSFER: Arms = {
+    "0": {"transfer": 0.0},
+    "0.3": {"transfer": 0.3},
+    "1": {"transfer": 1.0},
+    "1 statistics": {"transfer": 1.0, "recall_by": "statistics"},
+}
+FIGURES = (
+    "acc", "forgetting", "bwt", "learning_accuracy", "learning_accuracy_task", "acc_task",
+    "acc_adapted", "fwt_adapted",
+)  # fmt: skip
 # Student's t, two-sided 95 %, for 2..10 paired runs.
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 
 
 def ablation(
+    learner: str,
+    arms: Arms,
     *,
-    meta_trained: bool,
+    meta_trained: bool = False,
     settings: Lifelong | None = None,
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
     start_steps: int = 2000,
 ) -> Callable[[Path], str]:
-    """(folder) -> report: lifelong MAML with each decay, same streams, starts and updates.
+    """(folder) -> report: a learner with each arm's settings; same streams, starts and updates.
 
     Args:
+        learner: by the name that the command line has for it.
+        arms: settings that replace those of `settings`.
         meta_trained: begin from parameters meta-trained on the background classes, else from new
             ones.
-        settings: of the runs; the decay is replaced.
+        settings: of the runs.
         seeds: of the paired runs, 2 to 10.
         start_steps: meta-steps of the start.
     """
@@ -54,12 +70,11 @@ def ablation(
             return starts[seed]
 
         runs: dict[str, list[dict[str, Any]]] = {}
-        for decay in DECAYS:
-            arm = "none" if decay is None else f"{decay:g}"
+        for arm, changes in arms.items():
             result = run_lifelong(
-                replace(base, decay=decay),
-                folder / f"lambda_{arm}",
-                learners=("lifelong-maml",),
+                replace(base, **changes),
+                folder / arm.replace(" ", "_"),
+                learners=(learner,),
                 seeds=seeds,
                 start=start if meta_trained else None,
             )
@@ -116,8 +131,8 @@ def meta_train(learner: Learner, settings: Lifelong, seed: int, *, steps: int) -
 
 
 def compare(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Each arm's figures, and its paired differences to the arm without history."""
-    without = runs["none"]
+    """Each arm's figures, and its paired differences to the first arm."""
+    without = next(iter(runs.values()))
     result = {}
     for arm, own in runs.items():
         result[arm] = {
@@ -144,12 +159,14 @@ def paired(a: list[float], b: list[float]) -> tuple[float, float]:
 
 def report(comparison: dict[str, Any], seeds: int) -> str:
     """The arms side by side, in percent."""
-    lines = [f"{seeds} paired seeds; in brackets the difference to no history, with its 95 % half"]
-    lines.append(f"{'lambda':8s}" + "".join(f"{key:>26s}" for key in FIGURES))
+    lines = [
+        f"{seeds} paired seeds; in brackets the difference to the first row, with its 95 % half"
+    ]
+    lines.append(f"{'lambda':14s}" + "".join(f"{key:>26s}" for key in FIGURES))
     for arm, figures in comparison.items():
         cells = []
         for key in FIGURES:
             mean, (shift, half) = figures[key]["mean"], figures[key]["difference"]
             cells.append(f"{100 * mean:8.1f} ({100 * shift:+5.1f} ± {100 * half:4.1f})")
-        lines.append(f"{arm:8s}" + "".join(f"{cell:>26s}" for cell in cells))
+        lines.append(f"{arm:14s}" + "".join(f"{cell:>26s}" for cell in cells))
     return "\n".join(lines)
