@@ -31,10 +31,11 @@ _INPUTS = {"y": ("x", "w"), "x": ("w", "y"), "w": ("x", "y")}
 # Where two of them share an axis: images n, channels in i, channels out o.
 _SHARED_AXIS = {"xy": {"x": 1, "y": 1}, "wx": {"x": 4, "w": 3}, "wy": {"w": 4, "y": 4}}
 
-# Above this many bytes, writing the patches costs more than the faster matrix product saves.
+# Above this many bytes, writing the patches of several tasks costs more than one matrix product for
+# all of them saves; for one task it always does.
 _PATCH_BYTES = 2**24
 # Patches of so many bytes at a time stay in the cache between being written and multiplied.
-_CHUNK_BYTES = 2**21
+_CHUNK_BYTES = 2**20
 # More convolutions than this, side by side, take too long to compile.
 _MOST_UNROLLED = 64
 
@@ -260,7 +261,8 @@ def _cpu(a: Array, b: Array, *, out: str, **sizes: Any) -> Array:
     tasks, i, o = a.shape[0], a.shape[4] if w is None else w.shape[3], b.shape[4]
     positions = b.size // o if "y" in have else math.prod(_out_shape(out, a, b, **sizes)[:4])
     width = i * math.prod(sizes["kernel"])
-    small = width <= o or positions * width * a.dtype.itemsize <= _PATCH_BYTES
+    few = tasks > 1 and positions * width * a.dtype.itemsize <= _PATCH_BYTES
+    small = width <= o or few
     dilated = out == "x" and sizes["stride"] > 1
     if out == "w" and not small:
         return _kernel_in_chunks(a, b, **sizes)
