@@ -11,6 +11,7 @@ FLOORS = {
     "conv": 0, "losses": 1, "metrics": 1, "inner": 1, "memory": 1, "parallel": 1, "nets": 1,
     "data": 1,
     "learners": 2, "train": 2,
+    "generative": 2.5,  # a step of a generator is a train step
     "lifelong": 3, "evaluate": 3,
     "plots": 4, "recipes": 5,
     "cli": 6, "__main__": 7, "__init__": 8,
