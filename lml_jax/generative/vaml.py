@@ -141,7 +141,10 @@ def _adapt(
     keep: Array | None = None,
 ) -> Posterior:
     fast = posterior.prior(params["prior"], model.classes) if fast is None else fast
-    factors = model.parts.encode.apply(params["encode"], class_model.images(model, support.x))
+    x = class_model.images(model, support.x)
+    if x.shape[0] == 0:  # a network need not take no image
+        return fast
+    factors = model.parts.encode.apply(params["encode"], x)
     return posterior.update(fast, factors, class_model.membership(model, support))
 
 

@@ -94,6 +94,8 @@ def vaml_regression(
         keep: Array | None = None,
     ) -> Posterior:
         fast = posterior.prior(params["prior"]) if fast is None else fast
+        if support.x.shape[0] == 0:  # a network need not take no point
+            return fast
         factors = encode.apply(params["encode"], jnp.concatenate(support[:2], axis=1))
         return posterior.update(fast, factors, losses.labelled(support))
 
