@@ -12,6 +12,9 @@ from lml_jax.recipes import history
 from lml_jax.recipes.fewshot import run_fewshot, table
 from lml_jax.recipes.parts import FewShot
 from lml_jax.recipes.record import open_folder
+from lml_jax.recipes.vaml import SINE as VAML_SINE
+from lml_jax.recipes.vaml import Vaml
+from lml_jax.recipes.vaml import over_seeds as vaml_over_seeds
 
 
 class Recipe(NamedTuple):
@@ -120,6 +123,17 @@ RECIPES = {
         "the same from new parameters",
         "no published value; the arms are compared with each other",
         history.ablation(meta_trained=False),
+    ),
+    "vaml-sine": Recipe(
+        "sine, VAML trained with 3 to 10 points, tested with 5 and 10; mean squared error, 3 seeds",
+        "no published value; a probe of this project: 0.281 with 5, 0.044 with 10, after 195 s",
+        vaml_over_seeds(VAML_SINE, seeds=3),
+    ),
+    "vaml-omniglot": Recipe(
+        "Omniglot 5-way, background/evaluation, VAML's classifier by evidence, 60 minutes",
+        "none for this; a probe: 66.5 % with 1 shot, 83.9 % with 5, after 250 s. Neural "
+        "Statistician (Edwards, Storkey 2017), other split: 98.1 and 99.5 %",
+        vaml_over_seeds(Vaml(), minutes=55),
     ),
 }
 
