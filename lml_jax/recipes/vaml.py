@@ -36,7 +36,7 @@ class Vaml:
     """Settings of a run, the same for both data sets where they do not say otherwise."""
 
     data: str = "omniglot"  # or sine
-    encoder: str = "mlp"  # or conv4 with GroupNorm
+    encoder: str = "conv4"  # with GroupNorm; or mlp
     hidden: tuple[int, ...] = (400, 400)  # of every perceptron
     code: int = 64  # d, length of a code
     latent: int = 24  # length of z
@@ -51,7 +51,7 @@ class Vaml:
     test_shots: tuple[int, ...] = (1, 5)
     queries: int = 15
     meta_batch: int = 8
-    steps: int = 20_000
+    steps: int = 9000
     rate: float = 2e-3  # falls to 0 by a cosine
     episodes: int = 600
     seed: int = 0
@@ -59,6 +59,7 @@ class Vaml:
 
 SINE = Vaml(
     data="sine",
+    encoder="mlp",
     hidden=(128, 128, 128),
     code=32,
     support=1.0,
@@ -179,7 +180,7 @@ def run_vaml(
             setup.train_set,
             key_train,
             steps=settings.steps,
-            scan=settings.encoder == "mlp",
+            scan=settings.encoder == "mlp",  # convolutions inside a scan crawl on CPU
             chunk=1000 if settings.data == "sine" else 50,
             about=f"train vaml on {settings.data}",
             minutes=minutes,
