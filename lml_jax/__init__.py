@@ -22,6 +22,9 @@ from lml_jax.data.streams import domain_incremental as domain_incremental
 from lml_jax.data.streams import permuted as permuted
 from lml_jax.data.streams import rotated as rotated
 from lml_jax.data.synthetic import sinusoids as sinusoids
+from lml_jax.generative.vaml import mlp_parts as mlp_parts
+from lml_jax.generative.vaml import vaml as vaml
+from lml_jax.generative.vaml_regression import vaml_regression as vaml_regression
 from lml_jax.learners.gemcl import gemcl as gemcl
 from lml_jax.learners.maml import maml as maml
 from lml_jax.learners.matching import matching as matching
@@ -42,6 +45,7 @@ from lml_jax.train import make_train_step as make_train_step
 from lml_jax.train import run as run
 from lml_jax.types import Batch as Batch
 from lml_jax.types import Dataset as Dataset
+from lml_jax.types import Generator as Generator
 from lml_jax.types import Learner as Learner
 from lml_jax.types import LifelongLearner as LifelongLearner
 from lml_jax.types import MemoryBank as MemoryBank

@@ -82,6 +82,15 @@ class MemoryBank(NamedTuple):
     sample: Callable[..., tuple[Any, Array]]  # (bank, key, *, n) -> (batch, valid bool[n])
 
 
+class Generator(NamedTuple):
+    """A generative model of tasks; its state is one immutable pytree."""
+
+    init: Callable[[Key, Array], Any]  # (key, x_example) -> state
+    encode: Callable[[Any, Batch, Key], Any]  # (state, support, key) -> code of a task or classes
+    step: Callable[[Any, Task, Key], tuple[Any, Metrics]]  # (state, tasks, key) -> state, metrics
+    sample: Callable[..., Batch]  # (state, code, key, *, n) -> batch, labelled or y = -1
+
+
 class LifelongLearner(NamedTuple):
     """A learner on a stream of tasks. `logits` are always [n, C]; unseen classes are masked."""
 

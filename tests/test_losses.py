@@ -49,3 +49,15 @@ def test_wrong_ranks_are_refused():
         losses.cross_entropy(jnp.zeros(3), jnp.array([0]))
     with pytest.raises(AssertionError):
         losses.squared_error(jnp.zeros((2, 1)), jnp.zeros((2, 2)))
+
+
+def test_likelihoods_equal_their_literals():
+    nll = losses.gaussian_nll(
+        jnp.array([[1.0, 2.0]]), jnp.log(jnp.array(2.0)), jnp.array([[3.0, 2.0]])
+    )
+    np.testing.assert_allclose(nll, [0.5 + 2 * np.log(2) + np.log(2 * np.pi)], rtol=1e-6)
+    logits = jnp.array([[np.log(3.0), 50.0, -50.0]])
+    bits = losses.bernoulli_nll(logits, jnp.array([[1.0, 1.0, 0.0]]))
+    np.testing.assert_allclose(bits, [-np.log(0.75)], rtol=1e-5)
+    grey = losses.bernoulli_nll(jnp.zeros((1, 1)), jnp.array([[0.3]]))
+    np.testing.assert_allclose(grey, [np.log(2)], rtol=1e-6)

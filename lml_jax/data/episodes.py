@@ -1,6 +1,7 @@
 """N-way K-shot episodes, drawn inside jit by index alone."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +101,44 @@ def episodes(
         return jax.vmap(one, in_axes=(None, 0))(data, jax.random.split(key, tasks))
 
     return sample
+
+
+def fewer_shots(
+    sample: Callable[[Any, Key], Task], *, ways: int, shots: int, least: int
+) -> Callable[[Any, Key], Task]:
+    """`sample`, with a random number of support examples in each task: K' ~ U{least, ..., K}.
+
+    The others stay where they are, with weight 0: shapes do not depend on K'.
+
+    Args:
+        sample: (data, key) -> tasks with x [tasks, N * K, ...], class by class.
+        ways: N; 1 for a regression.
+        shots: K, support examples a class.
+        least: the smallest K', in 0..K.
+
+    Raises:
+        ValueError: for `least` outside 0..K.
+
+    Example:
+        >>> from lml_jax.data.synthetic import sinusoids
+        >>> sample = sinusoids(tasks=1, shots=3, queries=1)
+        >>> fewer = fewer_shots(sample, ways=1, shots=3, least=0)
+        >>> fewer((), jax.random.key(2)).support.weight.tolist()
+        [[1.0, 0.0, 0.0]]
+    """
+    if not 0 <= least <= shots:
+        raise ValueError(f"least must be in 0..{shots}, got {least}")
+
+    def fewer(data: Any, key: Key) -> Task:
+        key_task, key_shots = jax.random.split(key)
+        drawn = sample(data, key_task)
+        tasks = drawn.support.x.shape[0]
+        kept = jax.random.randint(key_shots, (tasks, 1), least, shots + 1)
+        place = jnp.tile(jnp.arange(shots), ways)[None]
+        weight = (place < kept).astype(float)
+        return drawn._replace(support=drawn.support._replace(weight=weight))
+
+    return fewer
 
 
 def check_episode(ways: int, shots: int, queries: int, *, classes: int, examples: int) -> None:

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lml_jax.data.episodes import draw_examples, episodes, rotate90
+from lml_jax.data.episodes import draw_examples, episodes, fewer_shots, rotate90
 from lml_jax.data.sources import from_arrays
 from lml_jax.data.synthetic import sinusoids
 
@@ -108,3 +108,14 @@ def test_a_sampler_refuses_data_of_another_shape(data):
     sample = episodes(data, tasks=2, ways=5, shots=2, queries=2)
     with pytest.raises(ValueError, match="made for 12 classes of up to 6 examples, got 6 of up to"):
         sample(from_arrays(np.asarray(data.x[:36]), np.repeat(np.arange(6), 6)), KEY)
+
+
+def test_fewer_shots_leaves_the_same_examples_of_every_class_out(data):
+    sample = episodes(data, tasks=50, ways=3, shots=4, queries=1)
+    fewer = fewer_shots(sample, ways=3, shots=4, least=2)
+    weight = fewer(data, KEY).support.weight.reshape(50, 3, 4)
+    assert set(weight.sum(2).reshape(-1).tolist()) == {2.0, 3.0, 4.0}
+    assert (weight == weight[:, :1]).all()
+    assert (weight[..., :2] == 1).all()
+    with pytest.raises(ValueError, match=r"0\.\.4, got 5"):
+        fewer_shots(sample, ways=3, shots=4, least=5)

@@ -1,0 +1,1 @@
+"""Generative meta-learners: each a factory of a `Learner` and a `Generator` over one pytree."""
