@@ -9,8 +9,8 @@ ROOT = Path(lml_jax.__file__).parent
 FLOORS = {
     "types": 0, "names": 0,
     "conv": 0, "losses": 1, "metrics": 1, "inner": 1, "memory": 1, "parallel": 1, "nets": 1,
-    "data": 1,
-    "learners": 2, "train": 2,
+    "data": 1, "generator_metrics": 1,
+    "learners": 2, "train": 2, "generative": 2,
     "lifelong": 3, "evaluate": 3,
     "plots": 4, "recipes": 5,
     "cli": 6, "__main__": 7, "__init__": 8,

@@ -1,0 +1,1 @@
+"""Generators of examples, conditioned on a task or a class."""
