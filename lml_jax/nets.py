@@ -5,6 +5,7 @@ other `Net(init, apply)` takes the place of these. Images are [n, H, W] or [n, H
 uint8 is scaled to [0, 1] inside.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -15,7 +16,7 @@ from jax import Array
 
 from lml_jax.conv import conv2d
 from lml_jax.names import known
-from lml_jax.types import Key, Net, Params
+from lml_jax.types import ConditionalNet, Key, Net, Params
 
 Norm = Literal["transductive", "group"]
 _NORMS = ("transductive", "group")
@@ -99,6 +100,54 @@ def conv4(
     return _net(_Conv4(outputs, filters, pool, groups, eps), "conv4", _as_images(16 if pool else 1))
 
 
+def generator(hidden: Sequence[int], shape: Sequence[int]) -> ConditionalNet:
+    """A perceptron from noise z [n, dz] and a code h [n, k] to examples [n, *shape] in (-1, 1).
+
+    x = tanh(MLP([z; h])), with leaky ReLUs.
+
+    Example:
+        >>> net = generator([32], (8, 8))
+        >>> z, h = jnp.zeros((4, 16)), jnp.eye(4)
+        >>> net.apply(net.init(jax.random.key(0), z, h), z, h).shape
+        (4, 8, 8)
+    """
+    size = math.prod(shape)
+    _check_positive(size=size, **{f"hidden[{i}]": width for i, width in enumerate(hidden)})
+    module = _Mlp(tuple(hidden), size, _leaky, nn.initializers.glorot_uniform())
+
+    def shaped(params: Params, z: Array, h: Array) -> Array:
+        x = module.apply({"params": params}, jnp.concatenate([z, h], axis=1))
+        return jnp.tanh(x).reshape(-1, *shape)
+
+    def init(key: Key, z: Array, h: Array) -> Params:
+        return module.init(key, jnp.concatenate([z, h], axis=1))["params"]
+
+    return ConditionalNet(init, shaped)
+
+
+def projection_discriminator(hidden: Sequence[int]) -> ConditionalNet:
+    """A perceptron that scores examples x [n, ...] under codes h [n, k]: logits [n].
+
+    D(x, h) = psi(phi(x)) + <V h, phi(x)> / sqrt(d), phi of leaky ReLUs and width d, psi and V
+    linear. There is no batch-norm: each score depends on its own example alone.
+
+    Example:
+        >>> net = projection_discriminator([32])
+        >>> x, h = jnp.zeros((4, 8, 8)), jnp.eye(4)
+        >>> net.apply(net.init(jax.random.key(0), x, h), x, h).shape
+        (4,)
+
+    Source:
+        Miyato, Koyama. cGANs with Projection Discriminator, 2018.
+    """
+    _check_positive(layers=len(hidden), **{f"hidden[{i}]": w for i, w in enumerate(hidden)})
+    module = _Projection(tuple(hidden))
+    return ConditionalNet(
+        lambda key, x, h: module.init(key, x, h)["params"],
+        lambda params, x, h: module.apply({"params": params}, x, h),
+    )
+
+
 def _check_positive(**sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:
@@ -161,6 +210,23 @@ class _Mlp(nn.Module):
         for i, width in enumerate(self.hidden):
             x = self.activation(_Linear(width, self.kernel_init, name=f"layer{i + 1}")(x))
         return _Linear(self.outputs, self.kernel_init, name="head")(x)
+
+
+def _leaky(x: Array) -> Array:
+    return nn.leaky_relu(x, 0.2)
+
+
+class _Projection(nn.Module):
+    hidden: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: Array, h: Array) -> Array:
+        glorot, width = nn.initializers.glorot_uniform(), self.hidden[-1]
+        phi = x.reshape(x.shape[0], -1)
+        for i, units in enumerate(self.hidden):
+            phi = _leaky(_Linear(units, glorot, name=f"layer{i + 1}")(phi))
+        matched = jnp.sum(phi * _Linear(width, glorot, name="projection")(h), axis=1)
+        return _Linear(1, glorot, name="head")(phi)[:, 0] + matched / width**0.5
 
 
 class _Linear(nn.Module):

@@ -28,8 +28,8 @@ def record_of(settings: Any, name: str, seed: int, row: int, so_far: StreamRun) 
         "seconds": so_far.seconds,
         "bytes": {
             "params": tree_bytes(so_far.state.train.params),
-            "bank": tree_bytes(so_far.state.history),
-            "generator": 0,
+            "bank": tree_bytes(getattr(so_far.state, "history", ())),
+            "generator": tree_bytes(getattr(so_far.state, "generator", ())),
         },
         "config": asdict(settings),
         "versions": versions(),
