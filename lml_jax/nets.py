@@ -7,6 +7,7 @@ uint8 is scaled to [0, 1] inside.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import jax
@@ -111,18 +112,15 @@ def generator(hidden: Sequence[int], shape: Sequence[int]) -> ConditionalNet:
         >>> net.apply(net.init(jax.random.key(0), z, h), z, h).shape
         (4, 8, 8)
     """
-    size = math.prod(shape)
-    _check_positive(size=size, **{f"hidden[{i}]": width for i, width in enumerate(hidden)})
-    module = _Mlp(tuple(hidden), size, _leaky, nn.initializers.glorot_uniform())
+    _check_positive(**{f"hidden[{i}]": width for i, width in enumerate(hidden)})
+    module = _Mlp(tuple(hidden), math.prod(shape), _leaky, nn.initializers.glorot_uniform())
 
-    def shaped(params: Params, z: Array, h: Array) -> Array:
-        x = module.apply({"params": params}, jnp.concatenate([z, h], axis=1))
-        return jnp.tanh(x).reshape(-1, *shape)
+    join = partial(jnp.concatenate, axis=1)
 
-    def init(key: Key, z: Array, h: Array) -> Params:
-        return module.init(key, jnp.concatenate([z, h], axis=1))["params"]
+    def apply(params: Params, z: Array, h: Array) -> Array:
+        return jnp.tanh(module.apply({"params": params}, join([z, h]))).reshape(-1, *shape)
 
-    return ConditionalNet(init, shaped)
+    return ConditionalNet(lambda key, z, h: module.init(key, join([z, h]))["params"], apply)
 
 
 def projection_discriminator(hidden: Sequence[int]) -> ConditionalNet:
@@ -137,8 +135,7 @@ def projection_discriminator(hidden: Sequence[int]) -> ConditionalNet:
         >>> net.apply(net.init(jax.random.key(0), x, h), x, h).shape
         (4,)
 
-    Source:
-        Miyato, Koyama. cGANs with Projection Discriminator, 2018.
+    Source: Miyato, Koyama. cGANs with Projection Discriminator, 2018.
     """
     _check_positive(layers=len(hidden), **{f"hidden[{i}]": w for i, w in enumerate(hidden)})
     module = _Projection(tuple(hidden))
@@ -212,8 +209,7 @@ class _Mlp(nn.Module):
         return _Linear(self.outputs, self.kernel_init, name="head")(x)
 
 
-def _leaky(x: Array) -> Array:
-    return nn.leaky_relu(x, 0.2)
+_leaky = partial(nn.leaky_relu, negative_slope=0.2)
 
 
 class _Projection(nn.Module):

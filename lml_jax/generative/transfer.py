@@ -39,11 +39,11 @@ def nothing() -> Transfer:
 
 
 def align() -> Transfer:
-    """L_j = E_z 1/d |G(z, h_j) - G'(z, h_j)|^2, G' the frozen generator, for the same noise.
+    """L_j = E_z 1/2 |x(z, h_j) - x'(z, h_j)|^2, x' by the frozen generator from the same noise.
 
-    A regression in place of the adversarial loss: 0 while G is unchanged on task j, so that it
-    keeps the variety of G', and its faults. It is a mean over the d features, in units of (-1, 1),
-    so that one lambda fits images of any size; summed, it leaves G no room to learn task i.
+    In units of a range of 1, and summed over features. A regression in place of the adversarial
+    loss: 0 while G is unchanged on task j, so that it keeps the variety of the frozen generator,
+    and its faults. A lambda too large for the size of the image leaves G no room to learn task i.
 
     Source: Wu, Herranz, Liu, Wang, van de Weijer, Raducanu. Memory Replay GANs: Learning to
     Generate Images from New Categories without Forgetting, 2018 (replay alignment).
@@ -52,8 +52,9 @@ def align() -> Transfer:
     def penalty(
         memory: Any, generator: Render, teacher: Render, drawn: Draw, z: Array, key: Key
     ) -> Array:
-        moved = generator(z, drawn.h) - jax.lax.stop_gradient(teacher(z, drawn.h))
-        return jnp.mean(moved.reshape(z.shape[0], -1) ** 2, axis=1)
+        # Both render to (-1, 1), a range of 2.
+        moved = (generator(z, drawn.h) - jax.lax.stop_gradient(teacher(z, drawn.h))) / 2
+        return jnp.sum(moved.reshape(z.shape[0], -1) ** 2, axis=1) / 2
 
     return nothing()._replace(penalty=penalty)
 
