@@ -46,7 +46,7 @@ class Generation:
     batch: int = 64  # real examples in each, over the classes of the task
     transfer: str = "align"  # the reading of L_j
     weight: float = 1.0  # lambda
-    reduction: str = "sum"
+    reduction: str = "mean"  # over past tasks
     per_class: int = 10  # examples of each class that `bank` keeps
     loss: str = "relativistic"
     penalty: float = 0.3  # gamma
