@@ -2,6 +2,7 @@
 
 from lml_jax import classifiers as classifiers
 from lml_jax import evaluate as evaluate
+from lml_jax import generator_metrics as generator_metrics
 from lml_jax import inner as inner
 from lml_jax import losses as losses
 from lml_jax import memory as memory
@@ -9,6 +10,7 @@ from lml_jax import metrics as metrics
 from lml_jax import nets as nets
 from lml_jax import parallel as parallel
 from lml_jax import plots as plots
+from lml_jax.data.digits import digits as digits
 from lml_jax.data.episodes import episodes as episodes
 from lml_jax.data.glyphs import glyphs as glyphs
 from lml_jax.data.sources import from_arrays as from_arrays
@@ -22,6 +24,7 @@ from lml_jax.data.streams import domain_incremental as domain_incremental
 from lml_jax.data.streams import permuted as permuted
 from lml_jax.data.streams import rotated as rotated
 from lml_jax.data.synthetic import sinusoids as sinusoids
+from lml_jax.generative.gan import conditional_gan as conditional_gan
 from lml_jax.generative.vaml import mlp_parts as mlp_parts
 from lml_jax.generative.vaml import vaml as vaml
 from lml_jax.generative.vaml_regression import vaml_regression as vaml_regression
@@ -33,6 +36,7 @@ from lml_jax.learners.reptile import reptile as reptile
 from lml_jax.learners.reptile import surrogate as surrogate
 from lml_jax.lifelong.baselines import finetune as finetune
 from lml_jax.lifelong.baselines import joint as joint
+from lml_jax.lifelong.generative import lifelong_generative as lifelong_generative
 from lml_jax.lifelong.head import Head as Head
 from lml_jax.lifelong.head import head_of as head_of
 from lml_jax.lifelong.maml import lifelong_maml as lifelong_maml
@@ -44,6 +48,7 @@ from lml_jax.train import init_state as init_state
 from lml_jax.train import make_train_step as make_train_step
 from lml_jax.train import run as run
 from lml_jax.types import Batch as Batch
+from lml_jax.types import ConditionalNet as ConditionalNet
 from lml_jax.types import Dataset as Dataset
 from lml_jax.types import Generator as Generator
 from lml_jax.types import Learner as Learner

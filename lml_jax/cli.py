@@ -76,7 +76,7 @@ def main() -> None:
         tyro.extras.subcommand_cli_from_dict(
             {"lifelong": lifelong, "fewshot": fewshot, "reproduce": reproduce}, prog="lml-jax"
         )
-    except (ValueError, FileNotFoundError, FileExistsError, DivergedError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, DivergedError) as error:
         sys.exit(f"lml-jax: {error}")
     except KeyboardInterrupt:
         sys.exit("lml-jax: stopped; what was finished is in the output folder")

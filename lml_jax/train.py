@@ -225,6 +225,7 @@ def check_finite(state: Any, metrics: Metrics, *, where: str = "") -> None:
         tasks = metrics["bad_task"] if "bad_task" in metrics else jnp.array([-1])
         found = tasks[tasks >= 0]
         at = f", task {int(found[0])} of its meta-batch" if found.size else ""
+        at += f", in the {state.bad_part}" if hasattr(state, "bad_part") else ""
         raise DivergedError(
             f"the loss or its gradient was not finite at step {bad}{at}{where}; "
             "the state is kept as it was before that step",

@@ -64,6 +64,13 @@ class Context(NamedTuple):
     query: Callable[[Params, Array, Array], Array]  # (params, z [q, d], g [n, d]) -> f [q, d]
 
 
+class ConditionalNet(NamedTuple):
+    """A network of two inputs, examples or noise x and codes h; any library's model fits."""
+
+    init: Callable[[Key, Array, Array], Params]  # (key, x_example [n, ...], h_example [n, k])
+    apply: Callable[[Params, Array, Array], Array]  # (params, x [n, ...], h [n, k]) -> [n, ...]
+
+
 class Learner(NamedTuple):
     """A few-shot learner. `fast` is opaque: whatever adaptation produced."""
 
@@ -83,12 +90,15 @@ class MemoryBank(NamedTuple):
 
 
 class Generator(NamedTuple):
-    """A generative model of tasks; its state is one immutable pytree."""
+    """A generator of examples of a task, or of a class; its state is one immutable pytree."""
 
-    init: Callable[[Key, Array], Any]  # (key, x_example) -> state
-    encode: Callable[[Any, Batch, Key], Any]  # (state, support, key) -> code of a task or classes
-    step: Callable[[Any, Task, Key], tuple[Any, Metrics]]  # (state, tasks, key) -> state, metrics
-    sample: Callable[..., Batch]  # (state, code, key, *, n) -> batch, labelled or y = -1
+    # (key, x_example) -> state: params, optimiser state, EMA, frozen teacher, task codes
+    init: Callable[[Key, Array], Any]
+    encode: Callable[[Any, Batch, Key], Any]  # (state, support, key) -> code of a task, or classes
+    step: Callable[[Any, Task, Key], tuple[Any, Metrics]]  # (state, tasks, key) -> (state, metrics)
+    # (state, code, key, *, n) -> Batch: labelled, or y = -1. `code` None: of the finished tasks,
+    # as the frozen teacher has them; weight 0 where there is none.
+    sample: Callable[..., Batch]
 
 
 class LifelongLearner(NamedTuple):

@@ -61,3 +61,31 @@ def test_likelihoods_equal_their_literals():
     np.testing.assert_allclose(bits, [-np.log(0.75)], rtol=1e-5)
     grey = losses.bernoulli_nll(jnp.zeros((1, 1)), jnp.array([[0.3]]))
     np.testing.assert_allclose(grey, [np.log(2)], rtol=1e-6)
+
+
+def test_adversarial_losses_literal():
+    real, fake = jnp.log(jnp.array([3.0, 1.0])), jnp.log(jnp.array([0.25, 1.0]))
+    # sigma(log 3) = 3/4, sigma(log 1/4) = 1/5.
+    np.testing.assert_allclose(
+        losses.discriminator_loss(real, fake), [-np.log(0.75 * 0.8), 2 * np.log(2)], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        losses.saturating_loss(real, fake), [np.log(0.8), -np.log(2)], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        losses.non_saturating_loss(real, fake), [-np.log(0.2), np.log(2)], rtol=1e-6
+    )
+    # sigma(log 3 - log 1/4) = 12/13.
+    np.testing.assert_allclose(
+        losses.relativistic_loss(real, fake), [-np.log(12 / 13), np.log(2)], rtol=1e-6
+    )
+
+
+def test_gradient_penalty_is_of_each_example_alone_and_can_be_differentiated():
+    x = jnp.array([[1.0, 2.0], [3.0, -1.0]])
+
+    def penalty(w):
+        return losses.gradient_penalty(lambda x: w * jnp.sum(x**2, axis=1), x)
+
+    np.testing.assert_allclose(penalty(1.0), [2 * 5.0, 2 * 10.0], rtol=1e-6)
+    np.testing.assert_allclose(jax.jacobian(penalty)(3.0), [4 * 3 * 5.0, 4 * 3 * 10.0], rtol=1e-6)

@@ -200,3 +200,15 @@ def test_matrices_may_be_arrays():
     run = {"learner": "a", "R": np.array([[np.nan, np.nan], [0.9, np.nan], [0.5, 0.8]])}
     assert plots.accuracy_over_stream([run]).axes
     assert plots.heatmap(run).axes
+
+
+def test_a_grid_of_samples_has_a_row_a_class(tmp_path):
+    images = np.random.default_rng(0).uniform(size=(3, 5, 8, 8))
+    figure = plots.sample_grid(images, ["a", "b", "c"], title="after task 1")
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
+    assert axes.images[0].get_array().shape == (3 * 9 - 1, 5 * 9 - 1)
+    np.testing.assert_allclose(axes.images[0].get_array()[9:17, 18:26], images[1, 2])
+    assert imread(plots.save(figure, tmp_path / "grid.png")).std() > 0
+    with pytest.raises(ValueError, match=r"got \(3, 5, 8, 8\) and 2 labels"):
+        plots.sample_grid(images, ["a", "b"])

@@ -1,5 +1,7 @@
 """Networks. The only room that imports flax."""
 
+from lml_jax.nets.conditional import generator as generator
+from lml_jax.nets.conditional import projection_discriminator as projection_discriminator
 from lml_jax.nets.context import lstm_context as lstm_context
 from lml_jax.nets.feedforward import Norm as Norm
 from lml_jax.nets.feedforward import conv4 as conv4

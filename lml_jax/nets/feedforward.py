@@ -48,9 +48,9 @@ def mlp(
       >>> net.apply(net.init(jax.random.key(0), x), x).shape
       (10, 1)
     """
-    _check_positive(outputs=outputs, **{f"hidden[{i}]": h for i, h in enumerate(hidden)})
+    check_positive(outputs=outputs, **{f"hidden[{i}]": h for i, h in enumerate(hidden)})
     kernel_init = nn.initializers.glorot_uniform() if scale is None else _truncated(scale)
-    return _net(_Mlp(tuple(hidden), outputs, activation, kernel_init), "mlp", _any_rank)
+    return _net(Mlp(tuple(hidden), outputs, activation, kernel_init), "mlp", _any_rank)
 
 
 def conv4(
@@ -92,7 +92,7 @@ def conv4(
       C. Finn, P. Abbeel, S. Levine, Model-Agnostic Meta-Learning for Fast Adaptation of Deep
       Networks, https://arxiv.org/abs/1703.03400, section 5.2 and its code.
     """
-    _check_positive(
+    check_positive(
         filters=filters, group_size=group_size, outputs=1 if outputs is None else outputs
     )
     known(norm, _NORMS, what="norm")
@@ -104,7 +104,8 @@ def conv4(
     return _net(module, "conv4", _as_images(least), freezes=norm == "transductive")
 
 
-def _check_positive(**sizes: int) -> None:
+def check_positive(**sizes: int) -> None:
+    """Raise ValueError, naming it, for a size below 1."""
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
@@ -165,7 +166,9 @@ def _truncated(scale: float) -> nn.initializers.Initializer:
     return nn.initializers.truncated_normal(scale)
 
 
-class _Mlp(nn.Module):
+class Mlp(nn.Module):
+    """Linear layers with an activation between them, on x [n, d]."""
+
     hidden: tuple[int, ...]
     outputs: int
     activation: Callable[[Array], Array]
@@ -173,17 +176,21 @@ class _Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """Outputs [n, outputs]."""
         for i, width in enumerate(self.hidden):
-            x = self.activation(_Linear(width, self.kernel_init, name=f"layer{i + 1}")(x))
-        return _Linear(self.outputs, self.kernel_init, name="head")(x)
+            x = self.activation(Linear(width, self.kernel_init, name=f"layer{i + 1}")(x))
+        return Linear(self.outputs, self.kernel_init, name="head")(x)
 
 
-class _Linear(nn.Module):
+class Linear(nn.Module):
+    """x W + b, in the type of W."""
+
     outputs: int
     kernel_init: nn.initializers.Initializer
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """Outputs [n, outputs] of x [n, d]."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.outputs), x.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.outputs,), x.dtype)
         return x.astype(kernel.dtype) @ kernel + bias[None, :]
@@ -203,9 +210,7 @@ class _Conv4(nn.Module):
             x = nn.relu(_Norm(self.groups, self.eps, name=f"norm{i + 1}")(x))
             x = _max_pool(x) if self.pool else x
         x = x.reshape(x.shape[0], -1) if self.pool else x.mean((1, 2))
-        return (
-            x if self.outputs is None else _Linear(self.outputs, _truncated(0.01), name="head")(x)
-        )
+        return x if self.outputs is None else Linear(self.outputs, _truncated(0.01), name="head")(x)
 
 
 class _Conv(nn.Module):

@@ -98,6 +98,8 @@ def keeping_last_good(folder: Path) -> Iterator[None]:
     except DivergedError as error:
         state = getattr(error.state, "train", error.state)  # a lifelong state holds a TrainState
         save_params(folder, state.params, name="last_good")
+        if hasattr(error.state, "generator"):
+            save_params(folder, error.state.generator, name="last_good_generator")
         if not (folder / "metrics.json").exists():
             write_metrics(folder, {"diverged": str(error), "steps": int(error.state.step)})
         raise

@@ -29,7 +29,7 @@ def record_of(settings: Any, name: str, seed: int, row: int, so_far: StreamRun) 
         "bytes": {
             "params": tree_bytes(so_far.state.train.params),
             "bank": tree_bytes(so_far.state.stored),
-            "generator": 0,
+            "generator": tree_bytes(getattr(so_far.state, "generator", ())),
         },
         "config": asdict(settings),
         "versions": versions(),

@@ -1,0 +1,211 @@
+"""Generation-based lifelong learning: past tasks come back as samples of a generator."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from lml_jax import losses, train
+from lml_jax.generative.codes import together
+from lml_jax.lifelong.gradient import begin, head_loss, labels_of
+from lml_jax.lifelong.head import Head, classes_in
+from lml_jax.types import (
+    Batch,
+    Generator,
+    Key,
+    Learner,
+    LifelongLearner,
+    Metrics,
+    Params,
+    Task,
+    TrainState,
+)
+
+
+class State(NamedTuple):
+    """One pytree: classifier and its optimiser, labels seen bool [C], generator, tasks finished."""
+
+    train: TrainState
+    seen: Array
+    generator: Any
+    finished: Array
+
+    @property
+    def step(self) -> Array:
+        """Updates done."""
+        return self.train.step
+
+    @property
+    def bad_step(self) -> Array:
+        """The first step whose update was refused, or -1."""
+        return self.train.bad_step
+
+    @property
+    def stored(self) -> Any:
+        """What is kept of past tasks: nothing but the generator."""
+        return ()
+
+    @property
+    def bad_part(self) -> str:
+        """Whose update was refused."""
+        halted = int(getattr(self.generator, "bad_step", -1)) >= 0
+        return getattr(self.generator, "bad_part", "generator") if halted else "classifier"
+
+
+def lifelong_generative(
+    learner: Learner,
+    tx: optax.GradientTransformation,
+    head: Head,
+    generator: Generator,
+    finish: Callable[[Any, Batch, Key], Any],
+    *,
+    replay_batch: int = 64,
+    augment_batch: int = 0,
+    augment_weight: float = 1 / 3,
+    augment_from: int = 0,
+    test_batch: int = 0,
+) -> LifelongLearner:
+    """Train a generator on each task, and a classifier on the task beside samples of past tasks.
+
+    One step, with i the arriving task and G' the generator as it was when task i - 1 was finished:
+    the generator takes its own step on T_i (D, then G, with lambda sum_{j<i} L_j(theta_G)); then
+    theta <- theta - beta grad ( 1/i L(T_i u a G(T_i)) + (i-1)/i L(G') ),
+    where G(T_i) are samples of the task at hand and a their weight, and G' gives samples of past
+    tasks, each as likely. No example is stored, unless the generator does.
+
+    Args:
+        learner: whose network and inner rule are used, over the head's C classes.
+        tx: update rule of the classifier; its state is carried from task to task.
+        head: the label space, from `head_of(stream)`.
+        generator: of labelled examples.
+        finish: what ends a task for the generator: (state, batch, key) -> state.
+        replay_batch: samples of past tasks in each step.
+        augment_batch: samples of the arriving task in each step; 0 for none.
+        augment_weight: a, their weight together against the real examples, in [0, 1].
+        augment_from: steps of the whole run before they join; a generator that has just begun
+            only harms.
+        test_batch: samples that join the support set in `predict`; 0 for none. They weigh a too,
+            and are of the classes of the support set, as far as those were learned.
+
+    Returns:
+        A `LifelongLearner`. Its metrics: `loss`, `accuracy`, `replay_loss` and the generator's.
+
+    Raises:
+        ValueError: for numbers out of range; in `step`, for episodes whose labels are local.
+
+    Example:
+        >>> from lml_jax import nets
+        >>> from lml_jax.generative.gan import conditional_gan
+        >>> from lml_jax.learners.maml import maml
+        >>> head = Head(tasks=5, known=jnp.zeros(10, bool))
+        >>> generator, finish = conditional_gan(
+        ...     nets.generator([64], (8, 8)), nets.projection_discriminator([64]),
+        ...     optax.adam(1e-3), optax.adam(1e-3), tasks=5, classes=10)
+        >>> learner = lifelong_generative(maml(nets.mlp([64], 10), optax.sgd(0.1), steps=1),
+        ...                               optax.adam(1e-3), head, generator, finish)
+
+    Source:
+        Shin, Lee, Kim, Kim. Continual Learning with Deep Generative Replay, 2017, for the
+        classifier; what keeps the generator is the generator's own.
+    """
+    if replay_batch < 1 or min(augment_batch, test_batch, augment_from) < 0:
+        raise ValueError(
+            "replay_batch must be at least 1, augment_batch, test_batch and augment_from at least "
+            f"0; got {replay_batch}, {augment_batch}, {test_batch} and {augment_from}"
+        )
+    if not 0 <= augment_weight <= 1:
+        raise ValueError(f"augment_weight must be in [0, 1], got {augment_weight}")
+
+    def init(key: Key, example: Batch, params: Params | None = None) -> State:
+        key_classifier, key_generator = jax.random.split(key)
+        x = example.x[None]
+        params = learner.init(key_classifier, as_float(x)) if params is None else params
+        state = train.init_state(params, tx)
+        made = generator.init(key_generator, x)
+        return State(state, head.known, made, jnp.zeros((), jnp.int32))
+
+    def step(state: State, episodes: Task, key: Key) -> tuple[State, Metrics]:
+        key_generator, key_replay, key_code, key_own = jax.random.split(key, 4)
+        real = together(episodes)
+        real = real._replace(x=as_float(real.x))
+        seen = state.seen | classes_in(real.y, head.classes)
+        keep = labels_of(jax.tree.map(lambda leaf: leaf[0], episodes), head, seen)
+        made, shown = generator.step(state.generator, episodes, key_generator)
+        past = generator.sample(state.generator, None, key_replay, n=replay_batch)
+        if augment_batch:
+            code = generator.encode(state.generator, real, key_code)
+            own = generator.sample(made, code, key_own, n=augment_batch)
+            weight = jnp.where(state.train.step >= augment_from, augment_weight, 0.0)
+            real = joined(real, own, weight)
+
+        def loss(params: Params) -> tuple[Array, Metrics]:
+            start = begin(learner, params, real.x)
+            now, accuracy = head_loss(learner, params, start, real, keep)
+            before, _ = head_loss(learner, params, start, past, _labels_beside(head, seen, past.y))
+            i = (state.finished + 1).astype(float)
+            value = now / i + before * (i - 1) / i
+            return value, {"accuracy": accuracy, "replay_loss": before}
+
+        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.train.params)
+        # A generator that stands still because of a bad update stops the classifier as well.
+        bad = getattr(made, "bad_step", state.train.bad_step)
+        halted = jnp.where(state.train.bad_step < 0, bad, state.train.bad_step)
+        trained = train.update(state.train._replace(bad_step=halted), value, grads, tx)
+        return State(trained, seen, made, state.finished), {"loss": value, **metrics, **shown}
+
+    def end_task(state: State, batch: Batch, key: Key) -> State:
+        made = finish(state.generator, batch, key)
+        return state._replace(generator=made, finished=state.finished + 1)
+
+    def predict(state: State, support: Batch, x: Array, key: Key) -> Array:
+        key_code, key_sample, key_adapt = jax.random.split(key, 3)
+        params, keep = state.train.params, classes_in(support.y, head.classes)
+        support = support._replace(x=as_float(support.x))
+        if test_batch:
+            code = generator.encode(state.generator, support, key_code)
+            own = generator.sample(state.generator, code, key_sample, n=test_batch)
+            support = joined(support, own, augment_weight)
+        fast = learner.adapt(params, support, key_adapt, keep=keep)
+        return losses.mask_logits(learner.predict(params, fast, as_float(x)), keep)
+
+    def recall(state: State, x: Array, key: Key) -> Array:
+        params = state.train.params
+        logits = learner.predict(params, begin(learner, params, as_float(x)), as_float(x))
+        return losses.mask_logits(logits, state.seen) if head.members is None else logits
+
+    return LifelongLearner(init, step, end_task, predict, recall)
+
+
+def as_float(x: Array) -> Array:
+    """Images of uint8 as floats in 0..1, which generated ones are; floats as they are."""
+    return x.astype(float) / 255 if x.dtype == jnp.uint8 else x
+
+
+def joined(real: Batch, generated: Batch, weight: float | Array) -> Batch:
+    """One batch of both, in which the generated examples together weigh `weight` x the real ones.
+
+    Example:
+        >>> real = Batch(jnp.zeros((4, 1)), jnp.zeros(4, jnp.int32))
+        >>> generated = Batch(jnp.ones((2, 1)), jnp.zeros(2, jnp.int32))
+        >>> joined(real, generated, 0.5).weight.tolist()
+        [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    """
+    mass_real, mass = losses.labelled(real), losses.labelled(generated)
+    total = jnp.sum(mass)
+    mass = mass * weight * jnp.sum(mass_real) / jnp.where(total > 0, total, 1.0)
+    return Batch(
+        jnp.concatenate([real.x, generated.x]),
+        jnp.concatenate([real.y, generated.y]),
+        jnp.concatenate([mass_real, mass]),
+    )
+
+
+def _labels_beside(head: Head, seen: Array, y: Array) -> Array:
+    """The labels a past example is told from: all that were seen, or those of its own tasks."""
+    if head.members is None:
+        return seen
+    members = head.members.astype(float)
+    return (members.T @ members > 0)[y]

@@ -1,0 +1,310 @@
+"""The adversarial generator on small blobs: every reading of L_j, with no branch on its name."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lml_jax import nets
+from lml_jax.generative.codes import Codes, draw, one_hot
+from lml_jax.generative.gan import LOSSES, conditional_gan
+from lml_jax.generative.transfer import transfers
+from lml_jax.types import Batch, Task
+
+KEY = jax.random.key(0)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+TASKS, CLASSES, SIZE = 3, 4, 5
+TRANSFERS = list(transfers(nets.projection_discriminator([4])))
+
+
+def made(**options):
+    """A generator small enough to compile in a second."""
+    rates = optax.adam(1e-2, b1=0.0, b2=0.99), optax.adam(1e-2, b1=0.0, b2=0.99)
+    shared = {"tasks": TASKS, "classes": CLASSES, "noise": 3, "past_batch": 8, "per_class": 2}
+    return conditional_gan(
+        nets.generator([16], (SIZE,)),
+        nets.projection_discriminator([16]),
+        *rates,
+        **{**shared, **options},
+    )
+
+
+def batch_of(labels, key=KEY, each=8):
+    y = jnp.repeat(jnp.asarray(labels, jnp.int32), each)
+    x = 0.1 + 0.2 * y[:, None] + 0.05 * jax.random.normal(key, (y.shape[0], SIZE))
+    return Batch(jnp.clip(x, 0, 1), y)
+
+
+def task_of(labels, key=KEY):
+    part = jax.tree.map(lambda leaf: leaf[None], batch_of(labels, key))
+    return Task(part, part, jnp.zeros(1, jnp.int32))
+
+
+def after_one_task(**options):
+    gan, finish = made(**options)
+    state = gan.init(KEY, batch_of([0]).x[:1])
+    step = jax.jit(gan.step)
+    for k in range(3):
+        state, metrics = step(state, task_of([0, 1]), jax.random.key(k))
+    return gan, finish, step, finish(state, batch_of([0, 1]), KEY), metrics
+
+
+@pytest.mark.parametrize("transfer", TRANSFERS)
+def test_every_reading_takes_a_second_task_without_compiling_again(transfer):
+    gan, finish = made(transfer=transfer)
+    state = gan.init(KEY, batch_of([0]).x[:1])
+    traces = []
+
+    @jax.jit
+    def step(state, tasks, key):
+        traces.append(key)
+        return gan.step(state, tasks, key)
+
+    for labels in ([0, 1], [2, 3]):
+        for k in range(3):
+            before = state
+            state, metrics = step(state, task_of(labels), jax.random.key(k))
+            assert all(jnp.isfinite(value) for value in metrics.values())
+        state = jax.jit(finish)(state, batch_of(labels), KEY)
+    assert len(traces) == 1
+    assert int(state.finished) == 2
+    assert int(state.step) == 6
+    assert jax.tree.structure(before) == jax.tree.structure(state)
+    sizes = [[leaf.shape for leaf in jax.tree.leaves(s)] for s in (before, state)]
+    assert sizes[0] == sizes[1]
+    drawn = gan.sample(state, None, KEY, n=8)
+    assert drawn.y.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert drawn.weight.tolist() == [1.0] * 8
+    assert 0 <= float(drawn.x.min()) <= float(drawn.x.max()) <= 1
+
+
+@pytest.mark.parametrize("transfer", TRANSFERS)
+def test_with_weight_zero_every_reading_is_none(transfer):
+    """The random numbers differ, but the past has no share: lambda scales it and nothing else."""
+    *_, step, state, _ = after_one_task(transfer=transfer, weight=0.0)
+    once, _ = step(state, task_of([2, 3]), KEY)
+    other = state._replace(teacher=jax.tree.map(lambda w: w + 1.0, state.teacher))
+    again, _ = step(other, task_of([2, 3]), KEY)
+    for a, b in zip(jax.tree.leaves(once.g), jax.tree.leaves(again.g), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("transfer", ["align", "replay"])
+def test_sum_over_two_past_tasks_is_twice_their_mean(transfer):
+    """One step of plain gradient descent moves G twice as far from where none would take it."""
+
+    def moved(**options):
+        gan, _ = conditional_gan(
+            nets.generator([16], (SIZE,)),
+            nets.projection_discriminator([16]),
+            optax.sgd(1e-2),
+            optax.sgd(0.0),
+            tasks=TASKS,
+            classes=CLASSES,
+            noise=3,
+            transfer=transfer,
+            **options,
+        )
+        state = gan.init(KEY, batch_of([0]).x[:1])
+        codes = jax.tree.map(
+            lambda *leaves: jnp.stack(leaves),
+            *(
+                one_hot(i, batch_of([i]), condition="class", tasks=TASKS, classes=CLASSES)
+                for i in range(TASKS)
+            ),
+        )
+        teacher = gan.init(jax.random.key(5), batch_of([0]).x[:1]).g
+        state = state._replace(codes=codes, finished=jnp.array(2), teacher=teacher)
+        new, _ = gan.step(state, task_of([2]), KEY)
+        return jax.tree.map(lambda a, b: a - b, new.g, state.g)
+
+    nothing, mean, total = (
+        moved(weight=0.0), moved(reduction="mean"), moved(reduction="sum"),
+    )  # fmt: skip
+    for a, b, c in zip(*map(jax.tree.leaves, (nothing, mean, total)), strict=True):
+        np.testing.assert_allclose(c - a, 2 * (b - a), rtol=1e-3, atol=1e-7)
+
+
+def test_aligned_samples_of_a_past_task_are_those_of_the_teacher():
+    """With a large lambda G stays what it was on the past task, and none moves it."""
+    drift = {}
+    for transfer in ("align", "none"):
+        gan, _, step, state, _ = after_one_task(transfer=transfer, weight=100.0)
+        kept = gan.sample(state, None, jax.random.key(7), n=8)
+        for k in range(60):
+            state, _ = step(state, task_of([2, 3]), jax.random.key(k))
+        now = gan.sample(state._replace(teacher=state.g), None, jax.random.key(7), n=8)
+        drift[transfer] = float(jnp.mean((now.x - kept.x) ** 2))
+    assert drift["align"] < 0.1 * drift["none"]
+
+
+def test_the_optimisers_begin_anew_and_the_discriminator_is_kept():
+    gan, finish = made()
+    state = gan.init(KEY, batch_of([0]).x[:1])
+    trained, _ = gan.step(state, task_of([0, 1]), KEY)
+    after = finish(trained, batch_of([0, 1]), KEY)
+    for new, start in zip(
+        jax.tree.leaves((after.g_opt, after.d_opt)), jax.tree.leaves((state.g_opt, state.d_opt)),
+        strict=True,
+    ):  # fmt: skip
+        np.testing.assert_array_equal(new, start)
+    for name in ("d", "g", "ema"):
+        pairs = zip(*(jax.tree.leaves(getattr(s, name)) for s in (trained, after)), strict=True)
+        for a, b in pairs:
+            np.testing.assert_array_equal(a, b)
+    for a, b in zip(*map(jax.tree.leaves, (after.teacher, trained.ema)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_bank_keeps_so_many_examples_of_each_class_and_no_other_reading_keeps_any():
+    sizes = {}
+    for transfer in TRANSFERS:
+        gan, finish = made(transfer=transfer)
+        state = finish(gan.init(KEY, batch_of([0]).x[:1]), batch_of([0, 1]), KEY)
+        sizes[transfer] = sum(leaf.size for leaf in jax.tree.leaves(state.memory))
+        if transfer == "bank":
+            stored, count = state.memory
+            assert count[0].tolist() == [2, 2, 0, 0]
+            real = 2 * batch_of([0, 1]).x - 1
+            for c in (0, 1):
+                for x in stored[0, c]:
+                    assert float(jnp.abs(real[8 * c : 8 * c + 8] - x[None]).sum(1).min()) < 1e-5
+    assert [sizes[name] for name in ("none", "replay", "align", "replay+align")] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("loss", list(LOSSES))
+def test_every_loss_learns_the_means_of_the_classes(loss):
+    gan, finish = made(loss=loss, ema=0.9, penalty=0.1)
+    state = gan.init(KEY, batch_of([0]).x[:1])
+    keys = jax.random.split(KEY, 400)
+
+    def one(state, key):
+        return gan.step(state, task_of([0, 3], key), key)
+
+    state, _ = jax.jit(lambda s: jax.lax.scan(one, s, keys))(state)
+    state = finish(state, batch_of([0, 3]), KEY)
+    drawn = gan.sample(state, None, KEY, n=64)
+    means = [float(drawn.x[drawn.y == c].mean()) for c in (0, 3)]
+    np.testing.assert_allclose(means, [0.1, 0.7], atol=0.12)
+
+
+@pytest.mark.parametrize("where", ["discriminator", "generator"])
+def test_nothing_moves_after_an_update_that_is_not_finite(where):
+    gan, _ = made()
+    state = gan.init(KEY, batch_of([0]).x[:1])
+    step = jax.jit(gan.step)
+    state, _ = step(state, task_of([0, 1]), KEY)
+    if where == "discriminator":
+        bad = task_of([0, 1])
+        bad = bad._replace(query=bad.query._replace(x=bad.query.x.at[0, 0, 0].set(jnp.nan)))
+        after, _ = step(state, bad, KEY)
+    else:
+        # So large a step of G that it leaves the floats; D is not touched by it.
+        gan, _ = conditional_gan(
+            nets.generator([16], (SIZE,)), nets.projection_discriminator([16]),
+            optax.sgd(jnp.inf), optax.sgd(1e-3), tasks=TASKS, classes=CLASSES, noise=3,
+        )  # fmt: skip
+        state = gan.init(KEY, batch_of([0]).x[:1])
+        after, _ = gan.step(state, task_of([0, 1]), KEY)
+    assert int(after.bad_step) == int(state.step)
+    assert after.bad_part == where
+    again, _ = gan.step(after, task_of([0, 1]), KEY)
+    for name in ("g", "d", "ema", "g_opt", "d_opt", "step"):
+        for a, b in zip(
+            *(jax.tree.leaves(getattr(s, name)) for s in (state, again)), strict=True
+        ):  # fmt: skip
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("condition", ["class", "task", "both"])
+def test_what_a_code_says(condition):
+    gan, _finish, _, state, _ = after_one_task(condition=condition)
+    drawn = gan.sample(state, gan.encode(state, batch_of([1]), KEY), KEY, n=4)
+    assert drawn.y.tolist() == ([-1] * 4 if condition == "task" else [1] * 4)
+    width = {"class": CLASSES, "task": TASKS, "both": TASKS + CLASSES}[condition]
+    assert gan.encode(state, batch_of([1]), KEY).h.shape == (CLASSES, width)
+
+
+def test_draws_are_even_over_tasks_and_within_them():
+    table = Codes(
+        jnp.eye(6).reshape(2, 3, 6), jnp.array([[True, False, True], [False, True, False]])
+    )
+    drawn = draw(table, KEY, n=400)
+    counts = {
+        (j, c): int(((drawn.task == j) & (drawn.y == c)).sum()) for j, c in ((0, 0), (0, 2), (1, 1))
+    }
+    assert counts == {(0, 0): 100, (0, 2): 100, (1, 1): 200}
+    np.testing.assert_array_equal(drawn.h.argmax(1), 3 * drawn.task + drawn.y)
+    nothing = draw(table._replace(mask=jnp.zeros((2, 3), bool)), KEY, n=5)
+    assert not nothing.valid.any()
+
+
+def test_labels_and_padding_are_minded():
+    """Examples of weight 0, or without a label, teach nothing."""
+    gan, _ = made()
+    state = gan.init(KEY, batch_of([0]).x[:1])
+    plain = task_of([0, 1])
+    noise = jax.tree.map(lambda leaf: leaf[None], batch_of([3], jax.random.key(9)))
+
+    def with_extra(part, **changes):
+        both = jax.tree.map(
+            lambda a, b: jnp.concatenate([a, b], 1), part, noise._replace(**changes)
+        )
+        weight = jnp.concatenate([jnp.ones((1, 16)), jnp.zeros((1, 8))], axis=1)
+        return both._replace(weight=weight)
+
+    padded = plain._replace(support=with_extra(plain.support), query=with_extra(plain.query))
+    after, _ = gan.step(state, padded, KEY)
+    assert after.codes.mask[0].tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": "hinge"}, "unknown GAN loss 'hinge'"),
+        ({"transfer": "aligned"}, "unknown knowledge transfer 'aligned'; did you mean 'align'"),
+        ({"reduction": "max"}, "unknown reduction 'max'"),
+        ({"condition": "label"}, "unknown condition 'label'"),
+        ({"weight": -1.0}, "got 1.0 and -1.0"),
+        ({"penalty": -0.5}, "got -0.5 and 1.0"),
+        ({"ema": 1.0}, r"ema must be in \[0, 1\), got 1.0"),
+        ({"span": (1.0, 0.0)}, r"got \(1.0, 0.0\)"),
+        ({"past_batch": 0}, "past_batch must be at least 1, got 0"),
+        ({"per_class": 0}, "at least 1 example of each class, got 0"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        made(**options)
+
+
+def test_bad_data_is_refused():
+    gan, finish, _, state, _ = after_one_task()
+    with pytest.raises(ValueError, match=r"in 0..255, expected the declared range 0.0..1.0"):
+        gan.init(KEY, jnp.array([[0.0, 255.0, 0, 0, 0]]))
+    with pytest.raises(ValueError, match=r"declared range 0.0..1.0"):
+        finish(state, Batch(jnp.full((2, SIZE), 7.0), jnp.array([2, 2])), KEY)
+    with pytest.raises(ValueError, match=r"makes \(5,\), expected examples of \(7,\)"):
+        gan.init(KEY, jnp.zeros((1, 7)))
+    with pytest.raises(ValueError, match="at least 1 generated sample, got n = 0"):
+        gan.sample(state, None, KEY, n=0)
+    code = gan.encode(state, batch_of([1, 3]), KEY)
+    with pytest.raises(
+        ValueError, match=r"classes \[3\] were never learned, expected some of \[0, 1\]"
+    ):
+        gan.sample(state, code, KEY, n=4)
+    with pytest.raises(ValueError, match="no class in its mask"):
+        gan.sample(state, code._replace(mask=jnp.zeros(CLASSES, bool)), KEY, n=4)
+    inside = jax.jit(lambda s, c: gan.sample(s, c, KEY, n=4))(state, code)
+    assert inside.y.tolist() == [1, 1, 1, 1]
+
+
+def test_images_of_uint8_are_taken():
+    gan, finish = conditional_gan(
+        nets.generator([8], (4, 4)), nets.projection_discriminator([8]), optax.adam(1e-3),
+        optax.adam(1e-3), tasks=1, classes=1, transfer="bank", per_class=1,
+    )  # fmt: skip
+    batch = Batch(jnp.full((2, 4, 4), 255, jnp.uint8), jnp.zeros(2, jnp.int32))
+    state = finish(gan.init(KEY, batch.x), batch, KEY)
+    np.testing.assert_allclose(state.memory[0][0, 0, 0], 1.0)

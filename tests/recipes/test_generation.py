@@ -1,0 +1,68 @@
+"""The recipes of generators, on settings small enough for a test."""
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from lml_jax.recipes.generation import Generation, recipe, run_generation, table
+
+pytest.importorskip("sklearn")
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+SMALL = Generation(tasks=2, steps=4, batch=16, hidden=16, classifier=16, samples=20, noise=4)
+
+
+def test_a_run_writes_its_measures_and_its_grids(tmp_path):
+    out = tmp_path / "run"
+    with pytest.warns(RuntimeWarning, match=r"collapsed \(none, seed 0, after task"):
+        result = run_generation(
+            Generation(**{**SMALL.__dict__, "collapse": 1e9}), out,
+            arms={"none": {"transfer": "none"}}, progress=False,
+        )  # fmt: skip
+    run = json.loads((out / "metrics.json").read_text())["runs"][0]
+    assert np.shape(run["cas"]) == np.shape(run["R"]) == (3, 2)
+    assert run["cas"][0] == [None, None]
+    assert run["cas"][1][1] is None
+    np.testing.assert_allclose(run["acc_cas"], np.mean(run["cas"][2]))
+    assert len(run["generator"]) == len(run["warnings"]) == 2
+    last = run["generator"][-1]
+    for name in ("precision", "recall", "coverage", "two_sample"):
+        assert 0 <= last[name] <= 1
+    for name in ("density", "frechet", "spread", "memorisation"):
+        assert last[name] >= 0
+    assert run["bytes"]["bank"] == 0
+    assert run["bytes"]["generator"] > 0
+    for task in (1, 2):
+        assert imread(out / f"samples_none_seed0_task{task}.png").std() > 0
+    assert "none, seed 0" in table(result)
+
+
+def test_arms_share_stream_and_start_and_a_report_names_them(tmp_path):
+    arms = {"align": {}, "bank": {"transfer": "bank"}}
+    report = recipe(SMALL, arms, seeds=(0, 1))(tmp_path / "run")
+    assert "bank, mean of 2" in report
+    runs = json.loads((tmp_path / "run" / "metrics.json").read_text())["runs"]
+    assert [(run["arm"], run["seed"]) for run in runs] == [
+        ("align", 0), ("align", 1), ("bank", 0), ("bank", 1),
+    ]  # fmt: skip
+    first = {run["arm"]: run["cas"][1][0] for run in runs if run["seed"] == 0}
+    # The readings differ only once there is a past task.
+    assert first["bank"] == pytest.approx(first["align"], abs=0.05)
+    assert [run["bytes"]["bank"] > 0 for run in runs] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": "digit"}, "unknown data set 'digit'; did you mean 'digits'"),
+        ({"transfer": "aligned"}, "did you mean 'align'"),
+        ({"tasks": 6}, "6 tasks of 2 classes need 12 classes"),
+        ({"batch": 600}, "300 examples a class asked for"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(tmp_path, options, message):
+    settings = Generation(**{**SMALL.__dict__, **options})
+    with pytest.raises(ValueError, match=message):
+        run_generation(settings, tmp_path / "run", arms={"one": {}}, progress=False)
+    assert not (tmp_path / "run").exists()
