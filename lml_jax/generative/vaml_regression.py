@@ -1,6 +1,8 @@
 """VAML, a variational amortised meta-learner, for regression: a Gaussian code of each task."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,15 @@ from lml_jax.parallel import BatchLoss, vmap_mean
 from lml_jax.types import Batch, Generator, Key, Learner, Loss, Metrics, Net, Params, Task
 
 Inputs = Callable[[Key, int], Array]  # (key, n) -> x [n, p]
+
+
+class _Model(NamedTuple):
+    encode: Net
+    decode: Net
+    outputs: int
+    weights: Weights
+    draws: int
+    inputs: Inputs | None
 
 
 def vaml_regression(
@@ -74,71 +85,13 @@ def vaml_regression(
         raise ValueError(f"draws and outputs must be at least 1, got {draws} and {outputs}")
     posterior.check_weights(weights)
 
-    def init(key: Key, x_example: Array) -> Params:
-        key_encode, key_decode = jax.random.split(key)
-        pairs = jnp.zeros((1, x_example.shape[1] + outputs))
-        encoder = encode.init(key_encode, pairs)
-        d = jax.eval_shape(encode.apply, encoder, pairs).shape[1] // 2
-        return {
-            "encode": encoder,
-            "decode": decode.init(key_decode, jnp.zeros((1, x_example.shape[1] + d))),
-            "prior": posterior.initial(d),
-            "log_scale": jnp.zeros(()),
-        }
-
-    def adapt(
-        params: Params,
-        support: Batch,
-        key: Key,
-        fast: Posterior | None = None,
-        keep: Array | None = None,
-    ) -> Posterior:
-        fast = posterior.prior(params["prior"]) if fast is None else fast
-        if support.x.shape[0] == 0:  # a network need not take no point
-            return fast
-        factors = encode.apply(params["encode"], jnp.concatenate(support[:2], axis=1))
-        return posterior.update(fast, factors, losses.labelled(support))
-
-    def predict(params: Params, fast: Posterior, x: Array) -> Array:
-        # A constant key: what is predicted is a function of the posterior alone.
-        noise = jax.random.normal(jax.random.key(0), (draws, *fast.mean.shape))
-        return _at_draws(decode, params, fast, x, noise).mean(0)
-
-    def loss(params: Params, task: Task, key: Key) -> tuple[Array, Metrics]:
-        start = adapt(params, task.support, key)
-        full = adapt(params, task.query, key, start)
-        h = posterior.draw(full, jax.random.normal(key, full.mean.shape))
-
-        def nll(part: Batch) -> Array:
-            mean = _decoded(decode, params, h, part.x)
-            return losses.gaussian_nll(mean, params["log_scale"], part.y) @ losses.labelled(part)
-
-        first = posterior.prior(params["prior"])
-        value = nll(task.query) + posterior.penalty(full, start, first, weights)
-        value = value + weights.support * nll(task.support) if weights.support else value
-        n = jnp.maximum(losses.labelled(task.query).sum(), 1.0)
-        return value / n, {
-            "loss": value / n,
-            "nll": nll(task.query) / n,
-            "kl": posterior.divergence(full, start),
-            "scale": jnp.exp(params["log_scale"]),
-        }
-
-    def sample(state: train.TrainState, code: Posterior, key: Key, *, n: int) -> Batch:
-        """n points of the task: x from `inputs`, y ~ p(y|x, h) for one h of the code."""
-        if inputs is None or n < 1:
-            raise ValueError(f"expected inputs to draw x from, and n >= 1; got {inputs} and {n}")
-        key_x, key_h, key_y = jax.random.split(key, 3)
-        x, h = inputs(key_x, n), posterior.draw(code, jax.random.normal(key_h, code.mean.shape))
-        mean = _decoded(decode, state.params, h, x)
-        noise = jnp.exp(state.params["log_scale"]) * jax.random.normal(key_y, mean.shape)
-        return Batch(x, mean + noise)
-
-    return Learner(init, adapt, predict), Generator(
-        init=lambda key, x_example: train.init_state(init(key, x_example), tx),
-        encode=lambda state, support, key: adapt(state.params, support, key),
-        step=train.make_train_step(loss, tx, reduce=reduce),
-        sample=sample,
+    model = _Model(encode, decode, outputs, weights, draws, inputs)
+    learner = Learner(partial(_init, model), partial(_adapt, model), partial(_predict, model))
+    return learner, Generator(
+        init=lambda key, x_example: train.init_state(_init(model, key, x_example), tx),
+        encode=lambda state, support, key: _adapt(model, state.params, support, key),
+        step=train.make_train_step(partial(_loss, model), tx, reduce=reduce),
+        sample=partial(_sample, model),
     )
 
 
@@ -166,6 +119,74 @@ def predictive_nll(
     means = _at_draws(decode, params, fast, query.x, noise)
     nll = jax.vmap(losses.gaussian_nll, (0, None, None))(means, params["log_scale"], query.y)
     return jnp.log(draws) - jax.nn.logsumexp(-nll, axis=0)
+
+
+def _init(model: _Model, key: Key, x_example: Array) -> Params:
+    key_encode, key_decode = jax.random.split(key)
+    pairs = jnp.zeros((1, x_example.shape[1] + model.outputs))
+    encoder = model.encode.init(key_encode, pairs)
+    d = jax.eval_shape(model.encode.apply, encoder, pairs).shape[1] // 2
+    return {
+        "encode": encoder,
+        "decode": model.decode.init(key_decode, jnp.zeros((1, x_example.shape[1] + d))),
+        "prior": posterior.initial(d),
+        "log_scale": jnp.zeros(()),
+    }
+
+
+def _adapt(
+    model: _Model,
+    params: Params,
+    support: Batch,
+    key: Key,
+    fast: Posterior | None = None,
+    keep: Array | None = None,
+) -> Posterior:
+    fast = posterior.prior(params["prior"]) if fast is None else fast
+    if support.x.shape[0] == 0:  # a network need not take no point
+        return fast
+    factors = model.encode.apply(params["encode"], jnp.concatenate(support[:2], axis=1))
+    return posterior.update(fast, factors, losses.labelled(support))
+
+
+def _predict(model: _Model, params: Params, fast: Posterior, x: Array) -> Array:
+    # A constant key: what is predicted is a function of the posterior alone.
+    noise = jax.random.normal(jax.random.key(0), (model.draws, *fast.mean.shape))
+    return _at_draws(model.decode, params, fast, x, noise).mean(0)
+
+
+def _loss(model: _Model, params: Params, task: Task, key: Key) -> tuple[Array, Metrics]:
+    start = _adapt(model, params, task.support, key)
+    full = _adapt(model, params, task.query, key, start)
+    h = posterior.draw(full, jax.random.normal(key, full.mean.shape))
+
+    def nll(part: Batch) -> Array:
+        mean = _decoded(model.decode, params, h, part.x)
+        each = losses.gaussian_nll(mean, params["log_scale"], part.y)
+        return jnp.sum(each * losses.labelled(part))
+
+    first, of_query = posterior.prior(params["prior"]), nll(task.query)
+    value = of_query + posterior.penalty(full, start, first, model.weights)
+    if model.weights.support:
+        value = value + model.weights.support * nll(task.support)
+    n = jnp.maximum(losses.labelled(task.query).sum(), 1.0)
+    return value / n, {
+        "loss": value / n,
+        "nll": of_query / n,
+        "kl": posterior.divergence(full, start),
+        "scale": jnp.exp(params["log_scale"]),
+    }
+
+
+def _sample(model: _Model, state: train.TrainState, code: Posterior, key: Key, *, n: int) -> Batch:
+    """n points of the task: x from `inputs`, y ~ p(y|x, h) for one h of the code."""
+    if model.inputs is None or n < 1:
+        raise ValueError(f"expected inputs to draw x from, and n >= 1; got {model.inputs} and {n}")
+    key_x, key_h, key_y = jax.random.split(key, 3)
+    x, h = model.inputs(key_x, n), posterior.draw(code, jax.random.normal(key_h, code.mean.shape))
+    mean = _decoded(model.decode, state.params, h, x)
+    noise = jnp.exp(state.params["log_scale"]) * jax.random.normal(key_y, mean.shape)
+    return Batch(x, mean + noise)
 
 
 def _decoded(decode: Net, params: Params, h: Array, x: Array) -> Array:
