@@ -25,7 +25,7 @@ def precision_recall(real: Array, fake: Array, *, k: int = 5) -> tuple[Array, Ar
 
     Example:
         >>> real = jnp.array([[0.0], [1.0], [2.0], [9.0]])
-        >>> [float(v) for v in precision_recall(real, jnp.array([[0.5], [0.6]]), k=1)]
+        >>> [float(v) for v in precision_recall(real, jnp.array([[0.5], [0.9]]), k=1)]
         [1.0, 0.25]
     """
     _check(real, fake, k=k)
