@@ -26,8 +26,9 @@ def test_lifelong_writes_what_it_promises(monkeypatch, tmp_path, capsys):
     out = tmp_path / "run"
     run(monkeypatch, "lifelong", "--out", out, "--seeds", "0", "1", *SMALL)
     runs = json.loads((out / "metrics.json").read_text())["runs"]
+    every = ("lifelong-maml", "memory", "finetune", "joint")
     assert [(r["learner"], r["seed"]) for r in runs] == [
-        (name, seed) for seed in (0, 1) for name in ("lifelong-maml", "finetune", "joint")
+        (n, seed) for seed in (0, 1) for n in every
     ]
     for r in runs:
         R = r["R"]
