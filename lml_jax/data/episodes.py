@@ -123,7 +123,7 @@ def fewer_shots(
         >>> from lml_jax.data.synthetic import sinusoids
         >>> sample = sinusoids(tasks=1, shots=3, queries=1)
         >>> fewer = fewer_shots(sample, ways=1, shots=3, least=0)
-        >>> fewer((), jax.random.key(2)).support.weight.tolist()
+        >>> fewer((), jax.random.key(3)).support.weight.tolist()
         [[1.0, 0.0, 0.0]]
     """
     if not 0 <= least <= shots:
