@@ -31,6 +31,7 @@ class FewShot:
     learner: str = "maml"  # maml, fomaml, meta-sgd, maml++, reptile, protonet, matching or gemcl
     data: str = "glyphs"  # glyphs, omniglot or sine
     split: str = "maml-random"  # of Omniglot; also vinyals, background/evaluation
+    size: int = 28  # pixels a side, of Omniglot
     ways: int = 5
     train_ways: int | None = None  # at training, of protonet, matching and gemcl; else `ways`
     shots: int | None = None  # support examples a class (points, for sine), at training
@@ -174,7 +175,7 @@ def image_sets(settings: FewShot) -> tuple[Dataset, Dataset]:
     """Training and test classes; of glyphs, the last five scripts are for testing."""
     if settings.data == "omniglot":
         train_set, test_set = (
-            omniglot_split(settings.split, part, data_dir=settings.data_dir)
+            omniglot_split(settings.split, part, data_dir=settings.data_dir, size=settings.size)
             for part in ("train", "test")
         )
         if settings.learner in METRIC and settings.split in TURNED:

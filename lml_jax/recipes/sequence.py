@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,19 +42,27 @@ PUBLISHED = {
 }
 
 
-def sequence(settings: FewShot, *, draws: int = 20) -> Callable[[Path], str]:
+def sequence(settings: FewShot, *, draws: int = 20, seeds: int = 1) -> Callable[[Path], str]:
     """(folder) -> report: train an embedding, then learn sequences of 600 unseen classes with it.
 
     Args:
         settings: of the training; `gemcl`, whose prior the Gaussian heads use.
         draws: of the classes, their order, and which images are held out.
+        seeds: of the training; with more than one, a folder each.
     """
 
-    def run(out: Path) -> str:
+    def run_seed(seed: int, out: Path) -> str:
         folder = open_folder(out)
-        trained = run_fewshot(settings, folder / "train")
+        trained = run_fewshot(replace(settings, seed=seed), folder / "train")
         result = score_sequence(settings, folder / "train" / "params.npz", draws=draws)
         return write(folder, {"trained": trained, **result})
+
+    def run(out: Path) -> str:
+        if seeds == 1:
+            return run_seed(settings.seed, out)
+        folder = open_folder(out)
+        reports = [f"seed {s}\n{run_seed(s, folder / f'seed{s}')}" for s in range(seeds)]
+        return "\n\n".join(reports)
 
     return run
 
@@ -62,7 +70,7 @@ def sequence(settings: FewShot, *, draws: int = 20) -> Callable[[Path], str]:
 def score_sequence(settings: FewShot, path: Path, *, draws: int) -> dict[str, Any]:
     """Accuracies of every head, over random draws of 600 classes and on the first 600."""
     complete: Any = checked(settings)
-    data = omniglot("evaluation", data_dir=complete.data_dir)
+    data = omniglot("evaluation", data_dir=complete.data_dir, size=complete.size)
     net, params = restore(complete, path, data.x)
     begun = time.perf_counter()
     features = embed(net, params["net"], data)

@@ -180,7 +180,8 @@ def run_vaml(
             setup.train_set,
             key_train,
             steps=settings.steps,
-            scan=settings.encoder == "mlp",  # convolutions inside a scan crawl on CPU
+            # Convolutions inside a scan crawl on CPU.
+            scan=settings.encoder == "mlp" or jax.default_backend() != "cpu",
             chunk=1000 if settings.data == "sine" else 50,
             about=f"train vaml on {settings.data}",
             minutes=minutes,
