@@ -27,6 +27,29 @@ def test_masked_logits_take_no_part_and_have_no_gradient():
     np.testing.assert_allclose(grad, [-p, p, 0.0], rtol=1e-6)
 
 
+def test_distillation_literal():
+    """q = (0.8, 0.2), p = (0.5, 0.5), T = 2: the logits are twice the logarithms."""
+    teacher, logits = (2 * jnp.log(jnp.array([row])) for row in ([0.8, 0.2], [0.5, 0.5]))
+    got = losses.distillation(logits, teacher, temperature=2.0)
+    np.testing.assert_allclose(got, [4 * np.log(2)], rtol=1e-6)
+
+    # Its gradient is T (p - q), and a class that only the student knows takes no part in q.
+    def loss(z):
+        return losses.distillation(z, jnp.append(teacher, -jnp.inf)[None], temperature=2.0)[0]
+
+    grad = jax.grad(loss)(jnp.append(logits, 2 * jnp.log(1.0))[None])[0]
+    np.testing.assert_allclose(grad, 2 * (np.array([0.25, 0.25, 0.5]) - [0.8, 0.2, 0.0]), rtol=1e-5)
+    masked = jax.grad(loss)(jnp.append(logits, -jnp.inf)[None])[0]
+    np.testing.assert_allclose(masked, 2 * (np.array([0.5, 0.5, 0.0]) - [0.8, 0.2, 0.0]), rtol=1e-5)
+    nothing = jax.value_and_grad(
+        lambda z: losses.distillation(z, jnp.full((1, 2), -jnp.inf))[0]
+    )(logits)  # fmt: skip
+    assert float(nothing[0]) == 0.0
+    np.testing.assert_array_equal(nothing[1], 0.0)
+    with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
+        losses.distillation(logits, teacher, temperature=0)
+
+
 def test_unlabelled_examples_give_no_loss_and_no_weight():
     batch = Batch(jnp.zeros((2, 1)), jnp.array([-1, 0]), jnp.array([1.0, 0.5]))
     assert losses.cross_entropy(jnp.zeros((2, 3)), batch.y)[0] == 0.0

@@ -26,12 +26,19 @@ from lml_jax.types import (
 
 
 class State(NamedTuple):
-    """One pytree: classifier and its optimiser, labels seen bool [C], generator, tasks finished."""
+    """One pytree: classifier and its optimiser, labels seen bool [C], generator, tasks finished.
+
+    `begun` is the step at which the arriving task began; `teacher` and `taught` are the classifier
+    and the labels it had seen when the last task was finished.
+    """
 
     train: TrainState
     seen: Array
     generator: Any
     finished: Array
+    begun: Array
+    teacher: Params
+    taught: Array
 
     @property
     def step(self) -> Array:
@@ -67,6 +74,7 @@ def lifelong_generative(
     augment_weight: float = 1 / 3,
     augment_from: int = 0,
     test_batch: int = 0,
+    temperature: float | None = None,
 ) -> LifelongLearner:
     """Train a generator on each task, and a classifier on the task beside samples of past tasks.
 
@@ -85,10 +93,13 @@ def lifelong_generative(
         replay_batch: samples of past tasks in each step.
         augment_batch: samples of the arriving task in each step; 0 for none.
         augment_weight: a, their weight together against the real examples, in [0, 1].
-        augment_from: steps of the whole run before they join; a generator that has just begun
+        augment_from: steps of each task before they join; a generator that has just begun a class
             only harms.
         test_batch: samples that join the support set in `predict`; 0 for none. They weigh a too,
             and are of the classes of the support set, as far as those were learned.
+        temperature: of the labels of past samples, which then are what the classifier of task
+            i - 1 says of them, L(G') = `losses.distillation`; None takes the labels that the
+            generator was asked for.
 
     Returns:
         A `LifelongLearner`. Its metrics: `loss`, `accuracy`, `replay_loss` and the generator's.
@@ -125,7 +136,10 @@ def lifelong_generative(
         params = learner.init(key_classifier, as_float(x)) if params is None else params
         state = train.init_state(params, tx)
         made = generator.init(key_generator, x)
-        return State(state, head.known, made, jnp.zeros((), jnp.int32))
+        zero = jnp.zeros((), jnp.int32)
+        # A copy: what is donated may not hold a buffer twice.
+        teacher = jax.tree.map(jnp.copy, params)
+        return State(state, head.known, made, zero, zero, teacher, head.known)
 
     def step(state: State, episodes: Task, key: Key) -> tuple[State, Metrics]:
         key_generator, key_replay, key_code, key_own = jax.random.split(key, 4)
@@ -138,13 +152,25 @@ def lifelong_generative(
         if augment_batch:
             code = generator.encode(state.generator, real, key_code)
             own = generator.sample(made, code, key_own, n=augment_batch)
-            weight = jnp.where(state.train.step >= augment_from, augment_weight, 0.0)
+            late = state.train.step - state.begun >= augment_from
+            weight = jnp.where(late, augment_weight, 0.0)
             real = joined(real, own, weight)
+
+        beside = _labels_beside(head, seen, past.y)
+
+        def past_loss(params: Params, start: Any) -> Array:
+            if temperature is None:
+                return head_loss(learner, params, start, past, beside)[0]
+            before = learner.predict(state.teacher, begin(learner, state.teacher, past.x), past.x)
+            before = losses.mask_logits(before, beside & state.taught)
+            logits = losses.mask_logits(learner.predict(params, start, past.x), beside)
+            each = losses.distillation(logits, before, temperature=temperature)
+            return losses.weighted_mean(each, losses.labelled(past))
 
         def loss(params: Params) -> tuple[Array, Metrics]:
             start = begin(learner, params, real.x)
             now, accuracy = head_loss(learner, params, start, real, keep)
-            before, _ = head_loss(learner, params, start, past, _labels_beside(head, seen, past.y))
+            before = past_loss(params, start)
             i = (state.finished + 1).astype(float)
             value = now / i + before * (i - 1) / i
             return value, {"accuracy": accuracy, "replay_loss": before}
@@ -154,11 +180,17 @@ def lifelong_generative(
         bad = getattr(made, "bad_step", state.train.bad_step)
         halted = jnp.where(state.train.bad_step < 0, bad, state.train.bad_step)
         trained = train.update(state.train._replace(bad_step=halted), value, grads, tx)
-        return State(trained, seen, made, state.finished), {"loss": value, **metrics, **shown}
+        moved = state._replace(train=trained, seen=seen, generator=made)
+        return moved, {"loss": value, **metrics, **shown}
 
     def end_task(state: State, batch: Batch, key: Key) -> State:
-        made = finish(state.generator, batch, key)
-        return state._replace(generator=made, finished=state.finished + 1)
+        return state._replace(
+            generator=finish(state.generator, batch, key),
+            finished=state.finished + 1,
+            begun=state.train.step,
+            teacher=state.train.params,
+            taught=state.seen,
+        )
 
     def predict(state: State, support: Batch, x: Array, key: Key) -> Array:
         key_code, key_sample, key_adapt = jax.random.split(key, 3)

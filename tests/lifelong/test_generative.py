@@ -16,7 +16,7 @@ from lml_jax.lifelong.baselines import finetune
 from lml_jax.lifelong.generative import joined, lifelong_generative
 from lml_jax.lifelong.head import Head, head_of
 from lml_jax.lifelong.stream import run_stream
-from lml_jax.types import Batch
+from lml_jax.types import Batch, Generator
 
 KEY = jax.random.key(0)
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -127,6 +127,57 @@ def test_replay_has_the_share_of_the_past_tasks(stream):
     _, shown = learner.step(state, stream.episodes(1, KEY), KEY)
     assert float(shown["replay_loss"]) > 0
     assert alone > 0
+
+
+def liar(stream):
+    """A generator of the finished tasks' own images, with labels that are each off by one."""
+    every = jax.tree.map(lambda *rows: jnp.stack(rows), *(stream.train(j) for j in range(3)))
+    images, labels = every.x.reshape(-1, 6, 6), every.y.reshape(-1)
+    task = jnp.repeat(jnp.arange(3), every.y.shape[1])
+
+    def sample(state, code, key, *, n):
+        known = task < state
+        rows = jax.random.choice(key, len(labels), (n,), p=known / jnp.maximum(known.sum(), 1))
+        own = stream.members[task[rows]] & (jnp.arange(CLASSES)[None] != labels[rows, None])
+        return Batch(images[rows], jnp.argmax(own, axis=1), jnp.full(n, (state > 0).astype(float)))
+
+    start = jnp.zeros((), jnp.int32)
+    generator = Generator(lambda key, x: start, None, lambda s, tasks, key: (s, {}), sample)
+    return generator, lambda state, batch, key: state + 1
+
+
+def test_the_old_classifier_corrects_the_labels_of_samples(stream):
+    few_shot = maml(nets.mlp([32], CLASSES), optax.sgd(0.1), steps=1)
+    acc = {}
+    for temperature in (None, 2.0):
+        learner = lifelong_generative(
+            few_shot, optax.adam(1e-2), head_of(stream), *liar(stream), temperature=temperature
+        )
+        acc[temperature] = metrics.average_accuracy(
+            run_stream(learner, stream, KEY, steps=150, scan=True).R
+        )
+    assert acc[None] < 0.6
+    assert acc[2.0] > 0.9
+
+
+def test_samples_join_late_in_each_task(stream):
+    """The delay begins anew with each task: the step after the first task is without samples."""
+    options = {"augment_batch": 8, "augment_from": 3, "augment_weight": 1.0}
+    late = learner_of(head_of(stream), options=options)
+    never = learner_of(head_of(stream), options={**options, "augment_weight": 0.0})
+    first = stream.train(0)
+    state = late.init(KEY, Batch(first.x[0], first.y[0]))
+    for task, joins in [(0, False), (0, False), (0, False), (0, True), (1, False)]:
+        if task == 1 and int(state.finished) == 0:
+            state = late.end_task(state, first, KEY)
+        moved, other = (
+            learner.step(state, stream.episodes(task, KEY), KEY)[0].train.params
+            for learner in (late, never)
+        )
+        assert joins == any(
+            jax.tree.leaves(jax.tree.map(lambda a, b: (a != b).any(), moved, other))
+        )
+        state = late.step(state, stream.episodes(task, KEY), KEY)[0]
 
 
 def test_samples_join_the_support_set_of_a_test_task(stream):

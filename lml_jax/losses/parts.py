@@ -1,0 +1,80 @@
+"""What losses are made from: weights of examples, distances, labels in play."""
+
+import chex
+import jax.numpy as jnp
+from jax import Array
+
+from lml_jax.types import Batch
+
+
+def weighted_mean(values: Array, weight: Array | None = None) -> Array:
+    """Mean of `values` [n] under `weight` [n]; 0 where the weights sum to 0.
+
+    m = sum_k w_k v_k / sum_k w_k.
+
+    Example:
+        >>> float(weighted_mean(jnp.array([1.0, 5.0, 9.0]), jnp.array([1.0, 1.0, 0.0])))
+        3.0
+    """
+    if weight is None:
+        return jnp.mean(values)
+    # A value of weight 0 is padding and may be inf: 0 * inf would be nan.
+    total = jnp.sum(jnp.where(weight > 0, weight * values, 0.0))
+    mass = jnp.sum(weight)
+    return total / jnp.where(mass > 0, mass, 1.0)
+
+
+def are_labels(y: Array) -> bool:
+    """Whether y holds labels, int [n], rather than targets of a regression."""
+    return y.ndim == 1 and jnp.issubdtype(y.dtype, jnp.integer)
+
+
+def labelled(batch: Batch, keep: Array | None = None) -> Array:
+    """Weight [n] of each example, 0 where it is unlabelled (y = -1) or its label is not in `keep`.
+
+    `keep` is bool [C] or [n, C], the labels in play; None is all of them.
+
+    Example:
+        >>> batch = Batch(jnp.zeros((3, 1)), jnp.array([0, 1, -1]))
+        >>> labelled(batch, jnp.array([False, True])).tolist()
+        [0.0, 1.0, 0.0]
+    """
+    weight = jnp.ones(batch.x.shape[0]) if batch.weight is None else batch.weight
+    if not are_labels(batch.y):
+        return weight
+    part = batch.y >= 0
+    if keep is not None:
+        own = jnp.maximum(batch.y, 0)[:, None]
+        rows = jnp.broadcast_to(keep, (own.shape[0], keep.shape[-1]))
+        part &= jnp.take_along_axis(rows, own, axis=1)[:, 0]
+    return jnp.where(part, weight, 0.0)
+
+
+def squared_distances(z: Array, c: Array, precision: Array | None = None) -> Array:
+    """Squared distances between features z [n, d] and centres c [C, d]; [n, C].
+
+    d_ik = sum_j p_kj (z_ij - c_kj)^2, with p = 1 where `precision` [C, d] is None.
+
+    Example:
+        >>> squared_distances(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 0.0], [0.0, 0.0]])).tolist()
+        [[4.0, 5.0]]
+    """
+    chex.assert_rank([z, c], 2)
+    # Multiplied out into one matrix product, so that nothing of size [n, C, d] is made.
+    if precision is None:
+        d = jnp.square(z).sum(1)[:, None] - 2 * z @ c.T + jnp.square(c).sum(1)[None, :]
+    else:
+        pc = precision * c
+        both = jnp.concatenate([precision, -2 * pc], axis=1)
+        d = jnp.concatenate([jnp.square(z), z], axis=1) @ both.T + (pc * c).sum(1)[None, :]
+    return jnp.maximum(d, 0.0)
+
+
+def mask_logits(logits: Array, keep: Array) -> Array:
+    """Logits [n, C] with -inf at the classes that `keep` (bool [C] or [n, C]) leaves out.
+
+    Example:
+        >>> mask_logits(jnp.ones((1, 3)), jnp.array([True, False, True])).tolist()
+        [[1.0, -inf, 1.0]]
+    """
+    return jnp.where(jnp.broadcast_to(keep, logits.shape), logits, -jnp.inf)
