@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lml_jax.files import replacing
 from lml_jax.metrics import to_json
 from lml_jax.train import DivergedError
 from lml_jax.types import Params
@@ -40,10 +40,8 @@ def open_folder(out: str | os.PathLike[str]) -> Path:
 def write_metrics(folder: Path, metrics: Any) -> Path:
     """Write `metrics.json` into `folder`, whole or not at all; nan becomes null."""
     path = folder / "metrics.json"
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix="metrics", suffix=".tmp")
-    with os.fdopen(handle, "w") as file:
-        json.dump(to_json(metrics), file, indent=1, allow_nan=False)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(to_json(metrics), indent=1, allow_nan=False))
     return path
 
 
@@ -63,13 +61,14 @@ def tree_bytes(tree: Any) -> int:
 
 
 def save_params(folder: Path, params: Params, *, name: str = "params") -> Path:
-    """Write the parameters to `NAME.npz`, one array per path; no pickle."""
+    """Write the parameters to `NAME.npz`, whole or not at all; one array per path, no pickle."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     path = folder / f"{name}.npz"
     arrays: dict[str, Any] = {
         jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(leaf) for p, leaf in leaves
     }
-    np.savez(path, **arrays)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
     return path
 
 
