@@ -18,21 +18,28 @@ from lml_jax.metrics import to_json
 from lml_jax.train import DivergedError
 from lml_jax.types import Params
 
+CHECKPOINTS = "checkpoints"  # in the folder of a run
 
-def open_folder(out: str | os.PathLike[str]) -> Path:
-    """A folder for a new run, made if it is absent.
+
+def open_folder(out: str | os.PathLike[str], *, resume: bool = False) -> Path:
+    """A folder for a new run, made if it is absent; or that of a run that is to go on.
 
     Raises:
-        FileExistsError: if it holds anything; nothing that was written is ever overwritten.
+        FileExistsError: if it holds anything but, with `resume`, a run with checkpoints; nothing
+            that another run wrote is ever overwritten.
     """
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file, expected a folder for the run")
     if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(
-            f"{folder} holds another run ({sorted(p.name for p in folder.iterdir())[0]}, ...): "
-            "choose another --out, or move it away"
-        )
+        kept = (folder / CHECKPOINTS).is_dir()
+        if not (resume and kept):
+            raise FileExistsError(
+                f"{folder} holds another run ({sorted(p.name for p in folder.iterdir())[0]}, ...)"
+                + (" without checkpoints" if resume else "")
+                + ": choose another --out, or move it away"
+                + (", or go on with it by --resume" if kept else "")
+            )
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
