@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from lml_jax.checkpoint import Stopped
 from lml_jax.recipes import fewshot as few
 from lml_jax.recipes import lifelong as life
 from lml_jax.recipes import parts, published, report
@@ -20,6 +21,8 @@ def lifelong(
     out: Path = Path("runs/lifelong"),
     learners: tuple[str, ...] = life.LEARNERS,
     seeds: tuple[int, ...] = (0,),
+    resume: bool = False,
+    save_every: float = 60.0,
 ) -> None:
     """Lifelong MAML, fine-tuning and joint training on one stream: table, metrics.json, figures.
 
@@ -28,8 +31,12 @@ def lifelong(
         out: a new folder for the results.
         learners: which learners to run.
         seeds: one run of each learner for each seed.
+        resume: go on with the run that was cut in `out`, as if it had not been.
+        save_every: least seconds between two checkpoints.
     """
-    result = life.run_lifelong(settings, out, learners=learners, seeds=seeds)
+    result = life.run_lifelong(
+        settings, out, learners=learners, seeds=seeds, resume=resume, save_every=save_every
+    )
     print(report.table(result))
     print(f"metrics.json and figures are in {out}")
 
@@ -39,6 +46,8 @@ def fewshot(
     *,
     out: Path = Path("runs/fewshot"),
     minutes: float | None = None,
+    resume: bool = False,
+    save_every: float = 60.0,
 ) -> None:
     """Meta-train and meta-test one learner: accuracy with its 95 % interval, per inner step.
 
@@ -46,8 +55,11 @@ def fewshot(
         settings: of the episodes, the learner and its training.
         out: a new folder for the results.
         minutes: stop training after so many.
+        resume: go on with the run that was cut in `out`, as if it had not been.
+        save_every: least seconds between two checkpoints.
     """
-    print(few.table(few.run_fewshot(settings, out, minutes=minutes)))
+    record = few.run_fewshot(settings, out, minutes=minutes, resume=resume, save_every=save_every)
+    print(few.table(record))
     print(f"metrics.json and the parameters are in {out}")
 
 
@@ -78,5 +90,7 @@ def main() -> None:
         )
     except (ValueError, OSError, ModuleNotFoundError, DivergedError) as error:
         sys.exit(f"lml-jax: {error}")
+    except Stopped as error:
+        sys.exit(f"lml-jax: {error}; --resume goes on from there")
     except KeyboardInterrupt:
         sys.exit("lml-jax: stopped; what was finished is in the output folder")

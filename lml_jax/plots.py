@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from lml_jax.files import replacing
+
 Run = Mapping[str, Any]  # one record of metrics.json
 Runs = Run | Sequence[Run]  # the file, one record, or a list of records
 
@@ -226,15 +228,9 @@ def sample_grid(images: NDArray[np.floating], labels: Sequence[str], *, title: s
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Write a png of 150 dots an inch, making its folder; a reader never sees half a file."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target
+    return Path(path)
 
 
 def _records(runs: Runs) -> list[Run]:

@@ -1,7 +1,6 @@
 """Arrays that are slow to make, kept on disk between runs."""
 
 import os
-import tempfile
 import warnings
 import zipfile
 import zlib
@@ -9,6 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+
+from lml_jax.files import replacing
 
 Arrays = dict[str, np.ndarray]
 
@@ -75,13 +76,5 @@ def _read(path: Path, keys: list[str]) -> Arrays | None:
 
 
 def _write(path: Path, arrays: Arrays) -> None:
-    """Writes beside `path`, then renames: readers see the old file or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy types allow_pickle in **kwds
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy types allow_pickle in **kwds

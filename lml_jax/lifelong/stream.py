@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from lml_jax import train
+from lml_jax.checkpoint import FORGETFUL, Keeper
 from lml_jax.lifelong.head import classes_in
 from lml_jax.losses import mask_logits
 from lml_jax.metrics import accuracy
@@ -21,8 +22,8 @@ class StreamRun(NamedTuple):
 
     Row 0 is the untrained model; nan where there was nothing to choose from. `R` is by `recall`,
     `R_task` the same logits masked to the task's own labels, `R_adapted` by `predict` with K
-    examples a class. `online` [T]: accuracy of `predict` on new episodes of task i, each before
-    the updates that follow it.
+    examples a class. `online` [T, chunks]: accuracy of `predict` on a new episode of task i before
+    each chunk of updates. `seconds` went into "compile", "train" and "eval".
     """
 
     state: Any
@@ -64,6 +65,7 @@ def run_stream(
     params: Params | None = None,
     on_chunk: Callable[[int, int, Metrics], None] = lambda task, steps, metrics: None,
     on_row: Callable[[int, StreamRun], None] = lambda row, so_far: None,
+    keeper: Keeper = FORGETFUL,
 ) -> StreamRun:
     """Learn the tasks of `stream` one after another, and score all of them after each.
 
@@ -78,6 +80,8 @@ def run_stream(
         params: begin from these, trained before; None for new ones.
         on_chunk: told (task, steps done, metrics [steps done]) while training.
         on_row: told (i, the run so far) after row i is scored; later rows are nan.
+        keeper: from `checkpoint.keeper`. A run that it has kept goes on from there, bit for bit as
+            if it had not been cut; it is saved after each chunk and each row.
 
     Returns:
         A `StreamRun`.
@@ -114,45 +118,69 @@ def run_stream(
     first = stream.train(0)
     state = learner.init(key_init, Batch(first.x[0], first.y[0]), params)
     check_labels(learner, stream, state, first.x)
-    seconds = {"compile": 0.0, "train": 0.0, "eval": 0.0}
+    run = keeper.start(_unscored(state, tasks, -(-steps // chunk)))
+    start = int(run.state.step)
+    if start == tasks * steps:
+        return run
+
     many = train.make_runner(learner.step, stream.episodes, scan=scan)
     end_task = jax.jit(learner.end_task)
     evaluate = _evaluation(learner, stream, tests, key_eval, task_incremental)
     before = _online(learner, stream)
-    R, R_task, R_adapted = (np.full((tasks + 1, tasks), np.nan) for _ in range(3))
-    online = np.full(tasks, np.nan)
-
-    def so_far() -> StreamRun:
-        scores = (R.copy(), R_task.copy(), R_adapted.copy(), online.copy())
-        return StreamRun(state, *scores[:3], online=scores[3], seconds=dict(seconds))
-
     begun = time.perf_counter()
     # Everything is called once for nothing, so that compiling is not counted as learning.
     for length in {min(chunk, steps), steps % chunk or chunk} if scan else {1}:
-        jax.block_until_ready(many(train.copy(state), 0, key_train, length))
-    jax.block_until_ready((end_task(state, first, key_end), before(state, 0, key_online)))
-    R[0], R_task[0], R_adapted[0] = evaluate(state)
-    seconds["compile"] = time.perf_counter() - begun
-    on_row(0, so_far())
+        jax.block_until_ready(many(train.copy(run.state), 0, key_train, length))
+    jax.block_until_ready((end_task(run.state, first, key_end), before(run.state, 0, key_online)))
+    scores = evaluate(run.state)
+    run = _spent(run if start else _scored(run, 0, scores), "compile", begun)
+    on_row(start // steps, run)
 
-    for i in range(tasks):
-        begun, right = time.perf_counter(), []
-        for done in range(0, steps, chunk):
-            right.append(float(before(state, i, jax.random.fold_in(key_online, state.step))))
-            # A copy: what `on_row` was told outlives the donation, and one buffer may stand in
-            # the state twice (parameters that are also what recall uses).
-            state, metrics = many(train.copy(state), i, key_train, min(chunk, steps - done))
+    for i in range(start // steps, tasks):
+        for done in range(int(run.state.step) - i * steps, steps, chunk):
+            begun = time.perf_counter()
+            right = before(run.state, i, jax.random.fold_in(key_online, run.state.step))
+            # A copy: what `on_row` and `keeper` were told outlives the donation, and one buffer may
+            # stand in the state twice (parameters that are also what recall uses).
+            state, metrics = many(train.copy(run.state), i, key_train, min(chunk, steps - done))
             train.check_finite(state, metrics, where=f", while learning task {i} of the stream")
-            on_chunk(i, min(done + chunk, steps), metrics)
-        state = end_task(state, stream.train(i), jax.random.fold_in(key_end, i))
-        jax.block_until_ready(state)
-        trained = time.perf_counter()
-        online[i] = np.mean(right)
-        R[i + 1], R_task[i + 1], R_adapted[i + 1] = evaluate(state)
-        seconds["train"] += trained - begun
-        seconds["eval"] += time.perf_counter() - trained
-        on_row(i + 1, so_far())
-    return so_far()
+            online = _with(run.online, (i, done // chunk), float(right))
+            run = _spent(run._replace(state=state, online=online), "train", begun)
+            done = min(done + chunk, steps)
+            on_chunk(i, done, metrics)
+            if done < steps:
+                keeper.save(i * steps + done, run)
+        begun = time.perf_counter()
+        state = end_task(run.state, stream.train(i), jax.random.fold_in(key_end, i))
+        run = _spent(run._replace(state=jax.block_until_ready(state)), "train", begun)
+        begun = time.perf_counter()
+        run = _spent(_scored(run, i + 1, evaluate(run.state)), "eval", begun)
+        on_row(i + 1, run)
+        keeper.save((i + 1) * steps, run)
+    return run
+
+
+def _unscored(state: Any, tasks: int, chunks: int) -> StreamRun:
+    R, online = np.full((tasks + 1, tasks), np.nan), np.full((tasks, chunks), np.nan)
+    return StreamRun(state, R, R, R, online, {"compile": 0.0, "train": 0.0, "eval": 0.0})
+
+
+# Each makes a run of its own: the one before may be kept by `on_row` or the keeper.
+def _with(array: np.ndarray, where: Any, value: Any) -> np.ndarray:
+    array = array.copy()
+    array[where] = value
+    return array
+
+
+def _scored(run: StreamRun, row: int, scores: np.ndarray) -> StreamRun:
+    matrices = (run.R, run.R_task, run.R_adapted)
+    R, R_task, R_adapted = (_with(m, row, s) for m, s in zip(matrices, scores, strict=True))
+    return run._replace(R=R, R_task=R_task, R_adapted=R_adapted)
+
+
+def _spent(run: StreamRun, on: str, since: float) -> StreamRun:
+    seconds = run.seconds[on] + time.perf_counter() - since
+    return run._replace(seconds={**run.seconds, on: seconds})
 
 
 def _online(learner: LifelongLearner, stream: Stream) -> Callable[..., Array]:

@@ -127,7 +127,7 @@ def meta_train(learner: Learner, settings: Lifelong, seed: int, *, steps: int) -
         scan=settings.net == "mlp",
         chunk=100,
         about=f"start, seed {seed}",
-    ).params
+    ).state.params
 
 
 def compare(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

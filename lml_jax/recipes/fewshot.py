@@ -10,11 +10,13 @@ import numpy as np
 from tqdm import tqdm
 
 from lml_jax import evaluate, metrics, plots, train
+from lml_jax.checkpoint import Keeper, keeper
 from lml_jax.recipes.build import learner_of, loss_of, network_of, outer_rule_of
 from lml_jax.recipes.embedding import embedded, frozen
 from lml_jax.recipes.parts import METRIC, FewShot, Sampler, checked, tasks_of
 from lml_jax.recipes.progress import train_with_bar
 from lml_jax.recipes.record import (
+    CHECKPOINTS,
     keeping_last_good,
     open_folder,
     save_params,
@@ -25,35 +27,45 @@ from lml_jax.types import Key, Learner, Net, Params
 
 
 def run_fewshot(
-    settings: FewShot, out: str | Path, *, minutes: float | None = None, progress: bool = True
+    settings: FewShot,
+    out: str | Path,
+    *,
+    minutes: float | None = None,
+    resume: bool = False,
+    save_every: float = 60.0,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Meta-train, meta-test, and write `metrics.json`, `params.npz` and a figure into `out`.
 
     Args:
         settings: what to run.
-        out: a folder that is absent or empty.
+        out: a folder that is absent or empty; with `resume`, also one of a run that was cut.
         minutes: stop training after so many, even if fewer than `settings.steps` are done.
+        resume: go on from the newest checkpoint in `out`, bit for bit.
+        save_every: least seconds between two checkpoints.
         progress: show a bar.
 
     Returns:
         The record written.
 
     Raises:
-        ValueError: for settings that cannot be run, before anything is trained.
+        ValueError: for settings that cannot be run, before anything is trained; for checkpoints
+            of other settings.
         train.DivergedError: if a loss was not finite; the last good parameters are in
             `last_good.npz`.
+        checkpoint.Stopped: after SIGTERM or Ctrl-C, when everything was saved.
     """
     complete: Any = checked(settings)
     train_set, test_set, sample, test_sample = tasks_of(complete)
     net = network_of(complete)
     learner = learner_of(complete, net, steps=complete.inner_steps, ways=complete.train_ways)
-    folder = open_folder(out)
+    folder = open_folder(out, resume=resume)
     key_init, key_train, key_test = jax.random.split(jax.random.key(complete.seed), 3)
-    begun = time.perf_counter()
     example = sample(train_set, key_train).support.x[0]
     params = learner.init(key_init, example)
-    with keeping_last_good(folder):
-        params, done = meta_train(
+    kept = keeper(folder / CHECKPOINTS, config=asdict(complete), every=save_every)
+    with keeping_last_good(folder), kept as kept_by:
+        params, done, seconds = meta_train(
             complete,
             learner,
             params,
@@ -62,19 +74,20 @@ def run_fewshot(
             key_train,
             minutes=minutes,
             progress=progress,
+            keeper=kept_by,
         )
-    if complete.batch_statistics == "frozen":
-        params = {**params, "net": frozen(net, params["net"], train_set, key_init)}
-    save_params(folder, params)
-    trained = time.perf_counter()
-    tested = (net, params, test_set, test_sample)
-    if complete.learner in METRIC:
-        tested = embedded(complete, net, params, test_set)
-    scores = meta_test(complete, *tested, key_test, progress=progress)
+        begun = time.perf_counter()
+        if complete.batch_statistics == "frozen":
+            params = {**params, "net": frozen(net, params["net"], train_set, key_init)}
+        save_params(folder, params)
+        tested = (net, params, test_set, test_sample)
+        if complete.learner in METRIC:
+            tested = embedded(complete, net, params, test_set)
+        scores = meta_test(complete, *tested, key_test, progress=progress)
     record = {
         **summary_of(complete, scores),
         "steps": done,
-        "seconds": {"train": trained - begun, "eval": time.perf_counter() - trained},
+        "seconds": {"train": seconds, "eval": time.perf_counter() - begun},
         "config": asdict(complete),
         "versions": versions(),
     }
@@ -94,8 +107,9 @@ def meta_train(
     *,
     minutes: float | None,
     progress: bool,
-) -> tuple[Params, int]:
-    """Parameters after training, and the number of meta-steps done."""
+    keeper: Keeper,
+) -> tuple[Params, int, float]:
+    """Parameters after training, the number of meta-steps done, and the seconds they took."""
     tx = outer_rule_of(settings)
     step = train.make_train_step(loss_of(settings, learner), tx)
     state = train.init_state(params, tx)
@@ -103,7 +117,7 @@ def meta_train(
     sine = settings.data == "sine"
     scan = sine or jax.default_backend() != "cpu"
     chunk = 1000 if sine else max(1, min(50, settings.steps // 20))
-    state = train_with_bar(
+    run = train_with_bar(
         step,
         sample,
         state,
@@ -115,8 +129,9 @@ def meta_train(
         about=f"train {settings.learner}",
         minutes=minutes,
         progress=progress,
+        keeper=keeper,
     )
-    return state.params, int(state.step)
+    return run.state.params, int(run.state.step), run.seconds
 
 
 def meta_test(

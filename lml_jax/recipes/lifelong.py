@@ -1,7 +1,7 @@
 """Lifelong learners and their baselines on one stream: the main job."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import optax
 from tqdm import tqdm
 
 from lml_jax import inner, nets
+from lml_jax.checkpoint import Keeper, keeper
 from lml_jax.data import streams
 from lml_jax.data.glyphs import glyphs
 from lml_jax.data.sources import mnist, omniglot
@@ -21,11 +22,13 @@ from lml_jax.lifelong.baselines import finetune, joint
 from lml_jax.lifelong.head import Head, head_of
 from lml_jax.lifelong.maml import lifelong_maml
 from lml_jax.lifelong.memory import memory_learner
-from lml_jax.lifelong.stream import run_stream
+from lml_jax.lifelong.stream import StreamRun, run_stream
 from lml_jax.names import known
 from lml_jax.recipes.record import (
+    CHECKPOINTS,
     keeping_last_good,
     open_folder,
+    save_params,
     write_metrics,
 )
 from lml_jax.recipes.report import record_of, with_reference, write_figures
@@ -76,28 +79,34 @@ def run_lifelong(
     learners: tuple[str, ...] = LEARNERS,
     seeds: tuple[int, ...] = (0,),
     start: Callable[[int, Learner], Params] | None = None,
+    resume: bool = False,
+    save_every: float = 60.0,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Run every learner with every seed, and write metrics and figures into `out`.
+    """Run every learner with every seed; write metrics, figures and parameters into `out`.
 
     `metrics.json` is written anew after each task; a run that is not through says how many tasks
-    it has finished.
+    it has finished. Each learner and seed has checkpoints of its own.
 
     Args:
         settings: what to run.
-        out: a folder that is absent or empty.
+        out: a folder that is absent or empty; with `resume`, also one of a run that was cut.
         learners: among `LEARNERS`.
         seeds: each makes its own stream, start and episodes, shared by the learners.
         start: (seed, few-shot learner) -> parameters to begin from; None for new ones.
+        resume: go on from the newest checkpoints in `out`, bit for bit.
+        save_every: least seconds between two checkpoints.
         progress: show a bar.
 
     Returns:
         What `metrics.json` holds.
 
     Raises:
-        ValueError: for settings that cannot be run, before anything is trained.
+        ValueError: for settings that cannot be run, before anything is trained; for checkpoints
+            of other settings.
         train.DivergedError: if a loss was not finite; what was written so far is kept, and the last
             good parameters are in `last_good.npz`.
+        checkpoint.Stopped: after SIGTERM or Ctrl-C, when everything was saved.
     """
     settings = checked(settings, learners, seeds)
     # Everything is built before anything is trained, so that no error costs a run.
@@ -107,7 +116,7 @@ def run_lifelong(
         few_shot = few_shot_of(settings, stream.classes)
         built = {name: learner_of(name, settings, few_shot, stream) for name in learners}
         made.append((seed, stream, few_shot, built))
-    folder = open_folder(out)
+    folder = open_folder(out, resume=resume)
     runs: list[dict[str, Any]] = []
 
     def write(record: dict[str, Any]) -> None:
@@ -117,7 +126,18 @@ def run_lifelong(
         for seed, stream, few_shot, built in made:
             begin = None if start is None else start(seed, few_shot)
             for name, learner in built.items():
-                runs.append(run_one(settings, name, seed, learner, stream, begin, write, progress))
+                about = f"{name}_seed{seed}"
+                kept = keeper(
+                    folder / CHECKPOINTS / about,
+                    config={**asdict(settings), "learner": name, "seed": seed},
+                    every=save_every,
+                )
+                with kept as keeping:
+                    run = run_one(
+                        settings, name, seed, learner, stream, begin, write, progress, keeping
+                    )
+                runs.append(record_of(settings, name, seed, stream.tasks, run))
+                save_params(folder, run.state.train.params, name=f"params_{about}")
     result = {"runs": with_reference(runs)}
     write_metrics(folder, result)
     write_figures(folder, result)
@@ -133,8 +153,9 @@ def run_one(
     begin: Params | None,
     on_record: Callable[[dict[str, Any]], None],
     progress: bool,
-) -> dict[str, Any]:
-    """The record of one learner with one seed; `on_record` is told of it after each task."""
+    keeper: Keeper,
+) -> StreamRun:
+    """The run of one learner with one seed; `on_record` is told its record after each task."""
     steps = settings.steps or STEPS[settings.budget]
     about = f"{name}, seed {seed}"
     with tqdm(total=stream.tasks * steps, disable=not progress, unit="step", desc=about) as bar:
@@ -143,7 +164,7 @@ def run_one(
             bar.set_postfix(task=task, loss=f"{float(values['loss'].mean()):.3f}")
             bar.update(task * steps + done - bar.n)
 
-        run = run_stream(
+        return run_stream(
             learner,
             stream,
             jax.random.key(seed),
@@ -153,8 +174,8 @@ def run_one(
             params=begin,
             on_chunk=on_chunk,
             on_row=lambda row, so_far: on_record(record_of(settings, name, seed, row, so_far)),
+            keeper=keeper,
         )
-    return record_of(settings, name, seed, stream.tasks, run)
 
 
 def checked(settings: Lifelong, learners: tuple[str, ...], seeds: tuple[int, ...]) -> Lifelong:

@@ -1,15 +1,23 @@
 """Training with a bar that shows how it goes."""
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from tqdm import tqdm
 
 from lml_jax import train
+from lml_jax.checkpoint import FORGETFUL, Keeper
 from lml_jax.types import Key, TrainState
 
 SHOWN = ("loss", "true_loss", "accuracy")
+
+
+class Trained(NamedTuple):
+    """What is kept of training: its state, and the seconds that went into it."""
+
+    state: TrainState
+    seconds: float
 
 
 def train_with_bar(
@@ -25,21 +33,29 @@ def train_with_bar(
     about: str,
     minutes: float | None = None,
     progress: bool = True,
-) -> TrainState:
-    """The state after `train.run`, or after so many minutes of it.
+    keeper: Keeper = FORGETFUL,
+) -> Trained:
+    """`train.run` from `state` to `steps` updates in all, or for so many minutes of it.
+
+    What `keeper` has kept goes on from there, bit for bit as if it had not been cut.
 
     Raises:
         train.DivergedError: if a loss or gradient was not finite.
     """
-    begun = time.perf_counter()
-    with tqdm(total=steps, disable=not progress, unit="step", desc=about) as bar:
+    run = keeper.start(Trained(state, 0.0))
+    begun = time.perf_counter() - run.seconds
+    done, seconds = int(run.state.step), float("inf") if minutes is None else 60 * minutes
+    if done >= steps or run.seconds > seconds:
+        return run
+    with tqdm(total=steps, initial=done, disable=not progress, unit="step", desc=about) as bar:
         for current, values in train.run(
-            step, sample, state, data, key, steps=steps, scan=scan, chunk=chunk
+            step, sample, run.state, data, key, steps=steps - done, scan=scan, chunk=chunk
         ):
-            state = current
+            run = Trained(current, time.perf_counter() - begun)
             means = {k: float(jnp.mean(values[k])) for k in SHOWN if k in values}
+            keeper.save(int(current.step), run, -means["loss"])
             bar.set_postfix({k: f"{value:.4f}" for k, value in means.items()})
             bar.update(len(values["loss"]))
-            if minutes is not None and time.perf_counter() - begun > 60 * minutes:
+            if run.seconds > seconds:
                 break
-    return state
+    return run

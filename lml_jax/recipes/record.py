@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -14,25 +13,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lml_jax.files import replacing
 from lml_jax.metrics import to_json
 from lml_jax.train import DivergedError
 from lml_jax.types import Params
 
+CHECKPOINTS = "checkpoints"  # in the folder of a run
 
-def open_folder(out: str | os.PathLike[str]) -> Path:
-    """A folder for a new run, made if it is absent.
+
+def open_folder(out: str | os.PathLike[str], *, resume: bool = False) -> Path:
+    """A folder for a new run, made if it is absent; or that of a run that is to go on.
 
     Raises:
-        FileExistsError: if it holds anything; nothing that was written is ever overwritten.
+        FileExistsError: if it holds anything but, with `resume`, a run with checkpoints; nothing
+            that another run wrote is ever overwritten.
     """
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file, expected a folder for the run")
     if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(
-            f"{folder} holds another run ({sorted(p.name for p in folder.iterdir())[0]}, ...): "
-            "choose another --out, or move it away"
-        )
+        kept = (folder / CHECKPOINTS).is_dir()
+        if not (resume and kept):
+            raise FileExistsError(
+                f"{folder} holds another run ({sorted(p.name for p in folder.iterdir())[0]}, ...)"
+                + (" without checkpoints" if resume else "")
+                + ": choose another --out, or move it away"
+                + (", or go on with it by --resume" if kept else "")
+            )
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -40,10 +47,8 @@ def open_folder(out: str | os.PathLike[str]) -> Path:
 def write_metrics(folder: Path, metrics: Any) -> Path:
     """Write `metrics.json` into `folder`, whole or not at all; nan becomes null."""
     path = folder / "metrics.json"
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix="metrics", suffix=".tmp")
-    with os.fdopen(handle, "w") as file:
-        json.dump(to_json(metrics), file, indent=1, allow_nan=False)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(to_json(metrics), indent=1, allow_nan=False))
     return path
 
 
@@ -63,13 +68,14 @@ def tree_bytes(tree: Any) -> int:
 
 
 def save_params(folder: Path, params: Params, *, name: str = "params") -> Path:
-    """Write the parameters to `NAME.npz`, one array per path; no pickle."""
+    """Write the parameters to `NAME.npz`, whole or not at all; one array per path, no pickle."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     path = folder / f"{name}.npz"
     arrays: dict[str, Any] = {
         jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(leaf) for p, leaf in leaves
     }
-    np.savez(path, **arrays)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
     return path
 
 

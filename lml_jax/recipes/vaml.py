@@ -186,7 +186,7 @@ def run_vaml(
             about=f"train vaml on {settings.data}",
             minutes=minutes,
             progress=progress,
-        )
+        ).state
     save_params(folder, state.params)
     trained = time.perf_counter()
     record = {
