@@ -1,13 +1,14 @@
 """Training with a bar that shows how it goes."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 from tqdm import tqdm
 
 from lml_jax import train
-from lml_jax.types import Key, TrainState
+from lml_jax.types import Key, Metrics
 
 SHOWN = ("loss", "true_loss", "accuracy")
 
@@ -15,7 +16,7 @@ SHOWN = ("loss", "true_loss", "accuracy")
 def train_with_bar(
     step: train.Step,
     sample: Any,
-    state: TrainState,
+    state: Any,
     data: Any,
     key: Key,
     *,
@@ -25,8 +26,11 @@ def train_with_bar(
     about: str,
     minutes: float | None = None,
     progress: bool = True,
-) -> TrainState:
+    watch: Callable[[Metrics], None] | None = None,
+) -> Any:
     """The state after `train.run`, or after so many minutes of it.
+
+    `watch` is called with the metrics of each chunk of steps.
 
     Raises:
         train.DivergedError: if a loss or gradient was not finite.
@@ -40,6 +44,8 @@ def train_with_bar(
             means = {k: float(jnp.mean(values[k])) for k in SHOWN if k in values}
             bar.set_postfix({k: f"{value:.4f}" for k, value in means.items()})
             bar.update(len(values["loss"]))
+            if watch is not None:
+                watch(values)
             if minutes is not None and time.perf_counter() - begun > 60 * minutes:
                 break
     return state
