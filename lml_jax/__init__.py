@@ -25,6 +25,7 @@ from lml_jax.data.streams import permuted as permuted
 from lml_jax.data.streams import rotated as rotated
 from lml_jax.data.synthetic import sinusoids as sinusoids
 from lml_jax.generative.gan import conditional_gan as conditional_gan
+from lml_jax.generative.metagan import metagan as metagan
 from lml_jax.generative.vaml import mlp_parts as mlp_parts
 from lml_jax.generative.vaml import vaml as vaml
 from lml_jax.generative.vaml_regression import vaml_regression as vaml_regression

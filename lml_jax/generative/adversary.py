@@ -106,18 +106,16 @@ def step(game: Game, state: GanState, tasks: Task, key: Key) -> tuple[GanState, 
 
     of_d = jax.value_and_grad(_d_loss, argnums=1, has_aux=True)
     (value_d, shown), grads_d = of_d(game, state.d, state.g, real, key_d)
-    d, d_opt = _moved(game.d_tx, grads_d, state.d_opt, state.d)
+    d, d_opt = moved(game.d_tx, grads_d, state.d_opt, state.d)
     of_g = jax.value_and_grad(_g_loss, argnums=1, has_aux=True)
     (value_g, (term, fake)), grads_g = of_g(game, state.g, state._replace(d=d), real, drawn, key_g)
-    g, g_opt = _moved(game.g_tx, grads_g, state.g_opt, state.g)
+    g, g_opt = moved(game.g_tx, grads_g, state.g_opt, state.g)
 
-    # An average that began with the start would hold on to it for 1 / (1 - ema) steps.
-    slow = jnp.minimum(game.ema, (1.0 + state.step) / (10.0 + state.step))
-    ema = jax.tree.map(lambda old, new: slow * old + (1 - slow) * new, state.ema, g)
-    moved = state._replace(
+    ema = averaged(state.ema, g, state.step, decay=game.ema)
+    after = state._replace(
         step=state.step + 1, g=g, d=d, g_opt=g_opt, d_opt=d_opt, ema=ema, codes=_noted(state, own)
     )
-    fine = jnp.stack([_finite(value_d, grads_d, d), _finite(value_g, grads_g, g)])
+    fine = jnp.stack([finite(value_d, grads_d, d), finite(value_g, grads_g, g)])
     n = batch.y.shape[0]
     flat = [x[:n].reshape(n, -1) for x in (real.x, fake)]
     metrics = {
@@ -127,7 +125,7 @@ def step(game: Game, state: GanState, tasks: Task, key: Key) -> tuple[GanState, 
         **shown,
         "spread": spread_ratio(flat[0], batch.y, flat[1], batch.y, classes=game.classes),
     }
-    return _kept(state, moved, fine), metrics
+    return kept(state, after, fine), metrics
 
 
 def _pairs(game: Game, state: GanState, batch: Batch, own: Codes, drawn: Draw, key: Key) -> Pairs:
@@ -197,9 +195,10 @@ def _render(game: Game, g: Params) -> Render:
     return lambda z, h: game.generator.apply(g, z, h)
 
 
-def _moved(
+def moved(
     tx: optax.GradientTransformation, grads: Params, opt_state: Any, params: Params
 ) -> tuple[Params, Any]:
+    """Parameters and optimiser state after one step of `tx`."""
     updates, opt_state = tx.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state
 
@@ -210,17 +209,25 @@ def _noted(state: GanState, own: Codes) -> Codes:
     return Codes(state.codes.h.at[i].set(own.h), state.codes.mask.at[i].max(own.mask))
 
 
-def _finite(value: Array, grads: Params, params: Params) -> Array:
+def averaged(old: Params, new: Params, step: Array, *, decay: float) -> Params:
+    """The moving average of parameters, after so many steps."""
+    # An average that began with the start would hold on to it for 1 / (1 - decay) steps.
+    slow = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda a, b: slow * a + (1 - slow) * b, old, new)
+
+
+def finite(value: Array, grads: Params, params: Params) -> Array:
+    """Whether an update is finite: its loss, its gradient and what it made."""
     sizes = jnp.stack([value, optax.tree.norm(grads), optax.tree.norm(params)])
     return jnp.isfinite(sizes).all()
 
 
-def _kept(old: GanState, new: GanState, fine: Array) -> GanState:
-    """`new`, or `old` from the first update on that was not finite."""
+def kept(old: Any, new: Any, fine: Array) -> Any:
+    """State `new`, or `old` from the first update on that was not `fine` [2], of D and of G."""
     first = (old.bad_step < 0) & ~fine.all()
     # A branch and not a choice per array: a choice reads and writes the whole state once more.
-    kept = jax.lax.cond(fine.all() & (old.bad_step < 0), lambda: new, lambda: old)
-    return kept._replace(
+    state = jax.lax.cond(fine.all() & (old.bad_step < 0), lambda: new, lambda: old)
+    return state._replace(
         bad_step=jnp.where(first, old.step, old.bad_step),
         bad_net=jnp.where(first, jnp.argmin(fine).astype(jnp.int32), old.bad_net),
     )

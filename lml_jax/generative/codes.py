@@ -110,6 +110,30 @@ def together(tasks: Task) -> Batch:
     )
 
 
+def as_float(x: Array) -> Array:
+    """Images of uint8 as floats in 0..1, which generated ones are; floats as they are."""
+    return x.astype(float) / 255 if x.dtype == jnp.uint8 else x
+
+
+def joined(real: Batch, generated: Batch, weight: float | Array) -> Batch:
+    """One batch of both, in which the generated examples together weigh `weight` x the real ones.
+
+    Example:
+        >>> real = Batch(jnp.zeros((4, 1)), jnp.zeros(4, jnp.int32))
+        >>> generated = Batch(jnp.ones((2, 1)), jnp.zeros(2, jnp.int32))
+        >>> joined(real, generated, 0.5).weight.tolist()
+        [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    """
+    mass_real, mass = labelled(real), labelled(generated)
+    total = jnp.sum(mass)
+    mass = mass * weight * jnp.sum(mass_real) / jnp.where(total > 0, total, 1.0)
+    return Batch(
+        jnp.concatenate([real.x, generated.x]),
+        jnp.concatenate([real.y, generated.y]),
+        jnp.concatenate([mass_real, mass]),
+    )
+
+
 def as_table(codes: Codes) -> Codes:
     """A table of one task."""
     return jax.tree.map(lambda leaf: leaf[None], codes)

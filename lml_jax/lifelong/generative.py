@@ -9,7 +9,7 @@ import optax
 from jax import Array
 
 from lml_jax import losses, train
-from lml_jax.generative.codes import together
+from lml_jax.generative.codes import as_float, joined, together
 from lml_jax.lifelong.gradient import begin, head_loss, labels_of
 from lml_jax.lifelong.head import Head, classes_in
 from lml_jax.types import (
@@ -209,30 +209,6 @@ def lifelong_generative(
         return losses.mask_logits(logits, state.seen) if head.members is None else logits
 
     return LifelongLearner(init, step, end_task, predict, recall)
-
-
-def as_float(x: Array) -> Array:
-    """Images of uint8 as floats in 0..1, which generated ones are; floats as they are."""
-    return x.astype(float) / 255 if x.dtype == jnp.uint8 else x
-
-
-def joined(real: Batch, generated: Batch, weight: float | Array) -> Batch:
-    """One batch of both, in which the generated examples together weigh `weight` x the real ones.
-
-    Example:
-        >>> real = Batch(jnp.zeros((4, 1)), jnp.zeros(4, jnp.int32))
-        >>> generated = Batch(jnp.ones((2, 1)), jnp.zeros(2, jnp.int32))
-        >>> joined(real, generated, 0.5).weight.tolist()
-        [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
-    """
-    mass_real, mass = losses.labelled(real), losses.labelled(generated)
-    total = jnp.sum(mass)
-    mass = mass * weight * jnp.sum(mass_real) / jnp.where(total > 0, total, 1.0)
-    return Batch(
-        jnp.concatenate([real.x, generated.x]),
-        jnp.concatenate([real.y, generated.y]),
-        jnp.concatenate([mass_real, mass]),
-    )
 
 
 def _labels_beside(head: Head, seen: Array, y: Array) -> Array:

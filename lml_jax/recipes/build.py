@@ -15,7 +15,7 @@ from lml_jax.learners.matching import matching
 from lml_jax.learners.protonet import protonet
 from lml_jax.learners.reptile import reptile, surrogate
 from lml_jax.recipes.parts import METRIC
-from lml_jax.types import Learner, Loss, Net
+from lml_jax.types import ExampleLoss, Learner, Loss, Net
 
 HALVED_EVERY = 2000  # steps, in Snell et al. 2017
 
@@ -35,15 +35,21 @@ def network_of(settings: Any) -> Net:
     return nets.conv4(s.ways, filters=s.filters, norm=norm)
 
 
-def learner_of(settings: Any, net: Net, *, steps: int, ways: int) -> Learner:
-    """The learner by name, with `steps` inner steps, of `ways` classes where it has no head."""
+def learner_of(
+    settings: Any, net: Net, *, steps: int, ways: int, loss: ExampleLoss | None = None
+) -> Learner:
+    """The learner by name, with `steps` inner steps, of `ways` classes where it has no head.
+
+    `loss` is what the inner steps descend; None takes what suits the data.
+    """
     embedded: dict[str, Callable[..., Learner]] = {
         "protonet": protonet, "matching": matching, "gemcl": gemcl,
     }  # fmt: skip
     if settings.learner in embedded:
         return embedded[settings.learner](net, classes=ways)
     rate, unroll = settings.inner_rate, settings.data != "sine"
-    loss = losses.squared_error if settings.data == "sine" else losses.cross_entropy
+    if loss is None:
+        loss = losses.squared_error if settings.data == "sine" else losses.cross_entropy
     if settings.learner == "reptile":
         # Adam without momentum, as the paper's inner loop.
         return reptile(net, optax.adam(rate, b1=0.0), steps=steps, loss=loss, unroll=unroll)

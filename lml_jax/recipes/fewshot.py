@@ -148,8 +148,22 @@ def meta_test(
 
     Of a learner without inner steps, [episodes, 1].
     """
-    score = evaluate.query_squared_error if settings.data == "sine" else evaluate.query_accuracy
     learner = learner_of(settings, net, steps=1, ways=settings.ways)
+    return scores_of(settings, learner, params, data, sample, key, progress=progress)
+
+
+def scores_of(
+    settings: Any,
+    learner: Learner,
+    params: Params,
+    data: Any,
+    sample: Sampler,
+    key: Key,
+    *,
+    progress: bool,
+) -> np.ndarray:
+    """As `meta_test`, of any learner that takes a single inner step, if it takes any."""
+    score = evaluate.query_squared_error if settings.data == "sine" else evaluate.query_accuracy
     if settings.learner in METRIC:
         of_task = evaluate.once_adapted(learner, score=score)
     else:

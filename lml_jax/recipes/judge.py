@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lml_jax import evaluate, nets
 from lml_jax import generator_metrics as measures
-from lml_jax.lifelong.generative import as_float
+from lml_jax.generative.codes import as_float
 from lml_jax.types import Batch, Generator, Key, Stream
 
 SHOWN = 10  # samples of each class in a grid

@@ -1,6 +1,7 @@
 """Training with a bar that shows how it goes."""
 
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ from tqdm import tqdm
 
 from lml_jax import train
 from lml_jax.checkpoint import FORGETFUL, Keeper
-from lml_jax.types import Key, TrainState
+from lml_jax.types import Key, Metrics
 
 SHOWN = ("loss", "true_loss", "accuracy")
 
@@ -16,14 +17,14 @@ SHOWN = ("loss", "true_loss", "accuracy")
 class Trained(NamedTuple):
     """What is kept of training: its state, and the seconds that went into it."""
 
-    state: TrainState
+    state: Any
     seconds: float
 
 
 def train_with_bar(
     step: train.Step,
     sample: Any,
-    state: TrainState,
+    state: Any,
     data: Any,
     key: Key,
     *,
@@ -34,10 +35,12 @@ def train_with_bar(
     minutes: float | None = None,
     progress: bool = True,
     keeper: Keeper = FORGETFUL,
+    watch: Callable[[Metrics], None] | None = None,
 ) -> Trained:
     """`train.run` from `state` to `steps` updates in all, or for so many minutes of it.
 
-    What `keeper` has kept goes on from there, bit for bit as if it had not been cut.
+    What `keeper` has kept goes on from there, bit for bit as if it had not been cut. `watch`
+    is called with the metrics of each chunk of steps.
 
     Raises:
         train.DivergedError: if a loss or gradient was not finite.
@@ -56,6 +59,8 @@ def train_with_bar(
             keeper.save(int(current.step), run, -means["loss"])
             bar.set_postfix({k: f"{value:.4f}" for k, value in means.items()})
             bar.update(len(values["loss"]))
+            if watch is not None:
+                watch(values)
             if run.seconds > seconds:
                 break
     return run
