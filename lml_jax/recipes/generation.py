@@ -49,13 +49,16 @@ class Generation:
     reduction: str = "mean"  # over past tasks
     per_class: int = 10  # examples of each class that `bank` keeps
     loss: str = "relativistic"
-    penalty: float = 0.3  # gamma
+    penalty: float = 1.0  # gamma
     rate: float = 1e-3  # of G and D, falling along a cosine on each task
     ema: float = 0.998
     hidden: int = 256  # width of the two hidden layers of G and of D
     noise: int = 32
     classifier: int = 256  # width of the two hidden layers of f_theta
     classifier_rate: float = 1e-3
+    augment: int = 32  # samples that join the arriving task, after half of its steps
+    test_augment: int = 32  # samples that join the support set of a test task
+    temperature: float = 2.0  # of the old classifier's labels of past samples
     train_per_class: int | None = 143  # of the digits; None with mnist: all
     samples: int = 143  # of each class, for the measures
     neighbours: int = 5
@@ -153,6 +156,10 @@ def build(settings: Generation, seed: int) -> Made:
         generator,
         finish,
         replay_batch=s.batch,
+        augment_batch=s.augment,
+        augment_from=s.steps // 2,
+        test_batch=s.test_augment,
+        temperature=s.temperature,
     )
     return Made(stream, generator, learner)
 

@@ -238,7 +238,7 @@ RECIPES = {
             DIGITS,
             {
                 "align": {},
-                "replay": {"transfer": "replay"},
+                "replay": {"transfer": "replay", "reduction": "sum"},
                 "bank": {"transfer": "bank"},
                 "none": {"transfer": "none"},
                 "frozen_discriminator": {"transfer": "frozen_discriminator"},
@@ -249,7 +249,10 @@ RECIPES = {
         "8x8 digits, one class after another, 10 x 1, align and replay; 3 seeds",
         "targets, align: CAS 0.96, recall 0.80, two-sample test at most 0.65, spread 0.85; a probe "
         "before this code: 0.975 / 0.877 / 0.58 / 0.87",
-        generation.recipe(ONE_BY_ONE, {"align": {}, "replay": {"transfer": "replay"}}),
+        generation.recipe(
+            ONE_BY_ONE,
+            {"align": {}, "replay": {"transfer": "replay", "reduction": "sum"}},
+        ),
     ),
     "generator-mnist": Recipe(
         "Split MNIST, class-incremental, 5 tasks x 2,000 iterations x 128, no stored image",
