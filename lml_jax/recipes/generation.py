@@ -60,7 +60,7 @@ class Generation:
     test_augment: int = 32  # samples that join the support set of a test task
     temperature: float = 2.0  # of the old classifier's labels of past samples
     train_per_class: int | None = 143  # of the digits; None with mnist: all
-    samples: int = 143  # of each class, for the measures
+    samples: int = 500  # of each class, for the measures
     neighbours: int = 5
     collapse: float = 0.5  # warn below this spread
     data_dir: str | None = None
