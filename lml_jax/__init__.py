@@ -2,6 +2,7 @@
 
 from lml_jax import classifiers as classifiers
 from lml_jax import evaluate as evaluate
+from lml_jax import gain as gain
 from lml_jax import generator_metrics as generator_metrics
 from lml_jax import inner as inner
 from lml_jax import losses as losses
@@ -10,6 +11,9 @@ from lml_jax import metrics as metrics
 from lml_jax import nets as nets
 from lml_jax import parallel as parallel
 from lml_jax import plots as plots
+from lml_jax.data.augment import Jitter as Jitter
+from lml_jax.data.augment import affine as affine
+from lml_jax.data.augment import jittered as jittered
 from lml_jax.data.digits import digits as digits
 from lml_jax.data.episodes import episodes as episodes
 from lml_jax.data.glyphs import glyphs as glyphs
@@ -29,6 +33,7 @@ from lml_jax.generative.metagan import metagan as metagan
 from lml_jax.generative.vaml import mlp_parts as mlp_parts
 from lml_jax.generative.vaml import vaml as vaml
 from lml_jax.generative.vaml_regression import vaml_regression as vaml_regression
+from lml_jax.generative.vaml_stream import vaml_stream as vaml_stream
 from lml_jax.learners.gemcl import gemcl as gemcl
 from lml_jax.learners.maml import maml as maml
 from lml_jax.learners.matching import matching as matching

@@ -15,6 +15,7 @@
 # the point is not to forget.
 
 # %%
+# %matplotlib inline
 import jax
 import jax.numpy as jnp
 import numpy as np

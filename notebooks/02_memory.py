@@ -15,6 +15,7 @@
 # holds, watched in two dimensions while classes arrive.
 
 # %%
+# %matplotlib inline
 import jax
 import jax.numpy as jnp
 import numpy as np

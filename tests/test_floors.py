@@ -15,6 +15,7 @@ FLOORS = {
     "learners": 3, "train": 3,
     "generative": 4,  # a step of a generator is a train step
     "lifelong": 5, "evaluate": 5,
+    "gain": 6,
     "plots": 6, "recipes": 7,
     "cli": 8, "__main__": 9, "__init__": 10,
 }  # fmt: skip

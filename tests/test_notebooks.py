@@ -17,6 +17,9 @@ def test_runs(name):
     nbclient.NotebookClient(
         notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": FOLDER}}
     ).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    shown = [data for output in outputs if (data := output.get("data"))]
+    assert all("image/png" in data for data in shown if "Figure" in data["text/plain"])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from lml_jax.data.augment import turn, warp
 from lml_jax.data.episodes import check_episode, draw_examples
 from lml_jax.types import Batch, Dataset, Key, Stream, Task
 
@@ -130,21 +131,8 @@ def rotated(degrees: float) -> Transform:
     """
 
     def transform(i: Array | int, x: Array) -> Array:
-        h, w = x.shape[1:3]
-        angle = jnp.deg2rad(degrees * i)
-        row, col = jnp.meshgrid(
-            jnp.arange(h) - (h - 1) / 2, jnp.arange(w) - (w - 1) / 2, indexing="ij"
-        )
-        cos, sin = jnp.cos(angle), jnp.sin(angle)
-        where = [cos * row + sin * col + (h - 1) / 2, cos * col - sin * row + (w - 1) / 2]
-
-        def turn(image: Array) -> Array:
-            sampled = jax.scipy.ndimage.map_coordinates(image.astype(float), where, order=1)
-            # Rounding, for images kept as uint8: truncation would darken a little at every turn.
-            integer = jnp.issubdtype(x.dtype, jnp.integer)
-            return (jnp.round(sampled) if integer else sampled).astype(x.dtype)
-
-        return jax.vmap(turn)(x)
+        matrix = jnp.broadcast_to(turn(jnp.deg2rad(degrees * i)), (x.shape[0], 2, 2))
+        return warp(x, matrix, jnp.zeros((x.shape[0], 2)))
 
     return transform
 

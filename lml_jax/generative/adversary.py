@@ -11,7 +11,7 @@ from jax import Array
 from lml_jax import losses
 from lml_jax.generative import codes as coding
 from lml_jax.generative.codes import Codes, Draw
-from lml_jax.generative.transfer import Render, Transfer
+from lml_jax.generative.transfer import Render, Transfer, share
 from lml_jax.generator_metrics import spread_ratio
 from lml_jax.types import Batch, ConditionalNet, Key, Metrics, Params, Task
 
@@ -182,9 +182,7 @@ def _g_loss(
 
 
 def _share(game: Game, state: GanState) -> Array:
-    """lambda times the number of past tasks; lambda alone where their mean is taken."""
-    past = state.finished if game.reduction == "sum" else jnp.minimum(state.finished, 1)
-    return game.weight * past.astype(float)
+    return share(state.finished, weight=game.weight, reduction=game.reduction)
 
 
 def _fake(game: Game, g: Params, h: Array, key: Key) -> Array:

@@ -9,9 +9,11 @@ from jax import Array
 
 from lml_jax import losses
 from lml_jax.generative import evidence, posterior
+from lml_jax.generative.codes import Codes, as_table, draw
 from lml_jax.generative.evidence import Noise, Parts
 from lml_jax.generative.posterior import Posterior, Weights
-from lml_jax.types import Batch, Key, Params
+from lml_jax.metrics import accuracy
+from lml_jax.types import Batch, Key, Metrics, Params, Task
 
 
 class Model(NamedTuple):
@@ -46,6 +48,92 @@ def init(model: Model, key: Key, x_example: Array) -> Params:
         if wide != 2 * (d + 1):
             raise ValueError(f"the head makes {wide} numbers, expected 2 (d + 1) = {2 * (d + 1)}")
     return params
+
+
+def adapt(
+    model: Model,
+    params: Params,
+    support: Batch,
+    key: Key,
+    fast: Posterior | None = None,
+    keep: Array | None = None,
+) -> Posterior:
+    """The class codes once `support` is seen, going on from `fast`; see `vaml`."""
+    fast = posterior.prior(params["prior"], model.classes) if fast is None else fast
+    x = images(model, support.x)
+    if x.shape[0] == 0:  # a network need not take no image
+        return fast
+    factors = model.parts.encode.apply(params["encode"], x)
+    return posterior.update(fast, factors, membership(model, support))
+
+
+def objective(model: Model, params: Params, task: Task, key: Key) -> tuple[Array, Metrics]:
+    """What one task makes the parameters descend, for each query image; see `vaml`."""
+    key_h, key_z, key_class = jax.random.split(key, 3)
+    support, query = (part._replace(x=images(model, part.x)) for part in (task.support, task.query))
+    both = Batch(*(jnp.concatenate(pair) for pair in zip(support[:2], query[:2], strict=True)))
+    n = support.x.shape[0]
+    factors = model.parts.encode.apply(params["encode"], both.x)
+    first = posterior.prior(params["prior"], model.classes)
+    start = posterior.update(first, factors[:n], membership(model, support))
+    full = posterior.update(start, factors[n:], membership(model, query))
+    h = posterior.draw(full, jax.random.normal(key_h, full.mean.shape))
+    # The support set is decoded only where it counts.
+    at, weight = n, losses.labelled(query)
+    if model.weights.support:
+        at, weight = 0, jnp.concatenate([model.weights.support * losses.labelled(support), weight])
+    eps = noise(model, params, key_z, both.x.shape[0] - at).z
+    own = h[jnp.maximum(both.y[at:], 0)]
+    bound, kl = evidence.image_bound(model.parts, params, flat(both.x[at:]), own, eps)
+    mass = jnp.maximum(losses.labelled(query).sum(), 1.0)
+    value = (posterior.penalty(full, start, first, model.weights) - bound @ weight) / mass
+    shown = {
+        "bound": losses.weighted_mean(bound, weight),
+        "kl_latent": losses.weighted_mean(kl, weight),
+        "kl_code": posterior.divergence(full, start).sum() / mass,
+    }
+    if model.discriminative:
+        logits = class_logits(model, params, start, query.x, factors[n:], key_class)
+        logits = losses.mask_logits(logits, full.seen > 0)
+        missed = losses.cross_entropy(logits, query.y)
+        missed = losses.weighted_mean(missed, losses.labelled(query))
+        value = value + model.discriminative * missed
+        shown["cross_entropy"] = missed
+        shown["accuracy"] = accuracy(logits, query.y, weight=losses.labelled(query))
+    return value, {"loss": value, **shown}
+
+
+def stored(code: Posterior, there: Array) -> Codes:
+    """What is kept of codes: mean and log precision side by side [C, 2d], of those `there` [C]."""
+    return Codes(jnp.concatenate([code.mean, jnp.log(code.precision)], axis=1), there)
+
+
+def drawn_code(kept: Array, key: Key) -> Array:
+    """h ~ N(mean, 1/precision) of each kept code [n, 2d], as `stored` lays them out: [n, d]."""
+    mean, log_precision = jnp.split(kept, 2, axis=1)
+    return mean + jax.random.normal(key, mean.shape) * jnp.exp(-log_precision / 2)
+
+
+def decode(model: Model, params: Params, z: Array, h: Array) -> Array:
+    """Logits of the pixels, [n, p]."""
+    return model.parts.decode.apply(params["decode"], jnp.concatenate([z, h], axis=1))
+
+
+def sample(model: Model, params: Params, codes: Codes, key: Key, *, n: int) -> Batch:
+    """n images: every task there as likely, every class within it, and its label; see `codes.draw`.
+
+    Of a table [T, C], or the codes [C] of one task. Where nothing is there y = -1, and weight 0.
+    """
+    table = codes if codes.mask.ndim == 2 else as_table(codes)
+    key_draw, key_h, key_z = jax.random.split(key, 3)
+    drawn = draw(table, key_draw, n=n)
+    z = noise(model, params, key_z, n).z
+    logits = decode(model, params, z, drawn_code(drawn.h, key_h))
+    return Batch(
+        jax.nn.sigmoid(logits).reshape(n, *model.shape),
+        jnp.where(drawn.valid, drawn.y, -1),
+        drawn.valid.astype(logits.dtype),
+    )
 
 
 def class_logits(

@@ -23,6 +23,9 @@ class Parts(NamedTuple):
     recognise: Net  # (x, h) [n, p + d] -> (mean, log precision) of z, [n, 2z]
     decode: Net  # (z, h) [n, z + d] -> logits of the pixels, [n, p]
     head: Net | None = None  # mean of h [C, d] -> (mean, log variance) of weights, [C, 2(d + 1)]
+    # How often each pixel counts: above 1 for shades of grey, which are known more precisely than
+    # the toss of a coin, so that z has more to say and samples vary as much as the images do.
+    sharpness: float = 1.0
 
 
 class Noise(NamedTuple):
@@ -37,7 +40,7 @@ def image_bound(
 ) -> tuple[Array, Array]:
     """A bound on log p(x|h) of each image, from one draw of z; and its divergence term.
 
-    b = log p(x|z, h) - KL(q(z|x, h) || N(0, 1)),  z ~ q(z|x, h).
+    b = s log p(x|z, h) - KL(q(z|x, h) || N(0, 1)),  z ~ q(z|x, h), s = `parts.sharpness`.
 
     Args:
         parts: the networks.
@@ -58,7 +61,7 @@ def image_bound(
     z = mean + noise * jax.lax.rsqrt(precision)
     logits = parts.decode.apply(params["decode"], jnp.concatenate([z, h], axis=1))
     kl = losses.gaussian_kl(mean, precision, jnp.zeros_like(mean), jnp.ones_like(mean))
-    return -losses.bernoulli_nll(logits, x) - kl, kl
+    return -parts.sharpness * losses.bernoulli_nll(logits, x) - kl, kl
 
 
 def class_bounds(

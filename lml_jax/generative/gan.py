@@ -13,11 +13,10 @@ from lml_jax.generative import adversary
 from lml_jax.generative import codes as coding
 from lml_jax.generative.adversary import LOSSES, Game, GanState, scaled
 from lml_jax.generative.codes import Codes
-from lml_jax.generative.transfer import transfers
+from lml_jax.generative.transfer import REDUCTIONS, transfers
 from lml_jax.names import known
 from lml_jax.types import Batch, ConditionalNet, Generator, Key
 
-REDUCTIONS = ("sum", "mean")
 Finish = Callable[[Any, Batch, Key], Any]  # (state, training examples of the task, key) -> state
 
 

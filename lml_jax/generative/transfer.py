@@ -15,6 +15,7 @@ from lml_jax.generative.codes import Draw
 from lml_jax.losses import labelled, non_saturating_loss
 from lml_jax.types import Batch, ConditionalNet, Key, Params
 
+REDUCTIONS = ("sum", "mean")
 Render = Callable[[Array, Array], Array]  # (z, h) -> examples [m, ...]
 
 
@@ -149,3 +150,13 @@ def transfers(discriminator: ConditionalNet, *, per_class: int = 10) -> dict[str
         "align": align(),
         "replay+align": replay_and_align(),
     }
+
+
+def share(finished: Array, *, weight: float, reduction: str) -> Array:
+    """What E_j L_j counts: lambda times the number of past tasks, or lambda alone for their mean.
+
+    Example:
+        >>> [float(share(jnp.array(3), weight=0.5, reduction=by)) for by in REDUCTIONS]
+        [1.5, 0.5]
+    """
+    return weight * (finished if reduction == "sum" else jnp.minimum(finished, 1)).astype(float)

@@ -4,18 +4,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax import Array
 
-from lml_jax import losses, nets, train
+from lml_jax import nets, train
 from lml_jax.generative import class_model, evidence, posterior
 from lml_jax.generative.class_model import Model
 from lml_jax.generative.evidence import Noise, Parts
 from lml_jax.generative.posterior import QUERY_BOUND, Posterior, Weights
-from lml_jax.metrics import accuracy
 from lml_jax.parallel import BatchLoss, vmap_mean
-from lml_jax.types import Batch, Generator, Key, Learner, Loss, Metrics, Net, Params, Task
+from lml_jax.types import Batch, Generator, Key, Learner, Loss, Net, Params
 
 
 def vaml(
@@ -87,12 +85,14 @@ def vaml(
     posterior.check_weights(weights)
     model = Model(parts, tuple(shape), classes, weights, float(discriminative), draws)
     learner = Learner(
-        partial(class_model.init, model), partial(_adapt, model), partial(_predict, model)
+        partial(class_model.init, model),
+        partial(class_model.adapt, model),
+        partial(_predict, model),
     )
     return learner, Generator(
         init=lambda key, x_example: train.init_state(class_model.init(model, key, x_example), tx),
-        encode=lambda state, support, key: _adapt(model, state.params, support, key),
-        step=train.make_train_step(partial(_loss, model), tx, reduce=reduce),
+        encode=lambda state, support, key: class_model.adapt(model, state.params, support, key),
+        step=train.make_train_step(partial(class_model.objective, model), tx, reduce=reduce),
         sample=partial(_sample, model),
     )
 
@@ -104,6 +104,7 @@ def mlp_parts(
     latent: int = 24,
     hidden: Sequence[int] = (400, 400),
     head: Net | None = None,
+    sharpness: float = 1.0,
 ) -> Parts:
     """`Parts` with perceptrons for q(z|x, h) and p(x|z, h).
 
@@ -114,12 +115,18 @@ def mlp_parts(
         latent: length of z.
         hidden: widths of the hidden layers of both.
         head: of the amortised classifier, such as `nets.mlp([128], 2 * (d + 1))`.
+        sharpness: s > 0, how often each pixel counts in log p(x|z, h); above 1 for shades of grey.
+
+    Raises:
+        ValueError: for a sharpness that is not above 0.
 
     Example:
         >>> mlp_parts(nets.mlp([32], 16), pixels=784).head is None
         True
     """
-    return Parts(encode, nets.mlp(hidden, 2 * latent), nets.mlp(hidden, pixels), head)
+    if not sharpness > 0:
+        raise ValueError(f"sharpness must be above 0, got {sharpness}")
+    return Parts(encode, nets.mlp(hidden, 2 * latent), nets.mlp(hidden, pixels), head, sharpness)
 
 
 def _check(parts: Parts, classes: int, discriminative: float, draws: int) -> None:
@@ -130,22 +137,6 @@ def _check(parts: Parts, classes: int, discriminative: float, draws: int) -> Non
         )
     if parts.head is not None and discriminative == 0:
         raise ValueError("nothing would train the head: discriminative must be above 0, got 0")
-
-
-def _adapt(
-    model: Model,
-    params: Params,
-    support: Batch,
-    key: Key,
-    fast: Posterior | None = None,
-    keep: Array | None = None,
-) -> Posterior:
-    fast = posterior.prior(params["prior"], model.classes) if fast is None else fast
-    x = class_model.images(model, support.x)
-    if x.shape[0] == 0:  # a network need not take no image
-        return fast
-    factors = model.parts.encode.apply(params["encode"], x)
-    return posterior.update(fast, factors, class_model.membership(model, support))
 
 
 def _predict(model: Model, params: Params, fast: Posterior, x: Array) -> Array:
@@ -163,61 +154,10 @@ def _predict(model: Model, params: Params, fast: Posterior, x: Array) -> Array:
     return jax.lax.map(at, class_model.noise(model, params, key, model.draws)).mean(0)
 
 
-def _loss(model: Model, params: Params, task: Task, key: Key) -> tuple[Array, Metrics]:
-    key_h, key_z, key_class = jax.random.split(key, 3)
-    support, query = (
-        part._replace(x=class_model.images(model, part.x)) for part in (task.support, task.query)
-    )
-    both = Batch(*(jnp.concatenate(pair) for pair in zip(support[:2], query[:2], strict=True)))
-    n = support.x.shape[0]
-    factors = model.parts.encode.apply(params["encode"], both.x)
-    first = posterior.prior(params["prior"], model.classes)
-    start = posterior.update(first, factors[:n], class_model.membership(model, support))
-    full = posterior.update(start, factors[n:], class_model.membership(model, query))
-    h = posterior.draw(full, jax.random.normal(key_h, full.mean.shape))
-    # The support set is decoded only where it counts.
-    at, weight = n, losses.labelled(query)
-    if model.weights.support:
-        at, weight = 0, jnp.concatenate([model.weights.support * losses.labelled(support), weight])
-    noise = class_model.noise(model, params, key_z, both.x.shape[0] - at).z
-    own = h[jnp.maximum(both.y[at:], 0)]
-    bound, kl = evidence.image_bound(model.parts, params, class_model.flat(both.x[at:]), own, noise)
-    mass = jnp.maximum(losses.labelled(query).sum(), 1.0)
-    value = (posterior.penalty(full, start, first, model.weights) - bound @ weight) / mass
-    shown = {
-        "bound": losses.weighted_mean(bound, weight),
-        "kl_latent": losses.weighted_mean(kl, weight),
-        "kl_code": posterior.divergence(full, start).sum() / mass,
-    }
-    if model.discriminative:
-        logits = class_model.class_logits(model, params, start, query.x, factors[n:], key_class)
-        logits = losses.mask_logits(logits, full.seen > 0)
-        missed = losses.cross_entropy(logits, query.y)
-        missed = losses.weighted_mean(missed, losses.labelled(query))
-        value = value + model.discriminative * missed
-        shown["cross_entropy"] = missed
-        shown["accuracy"] = accuracy(logits, query.y, weight=losses.labelled(query))
-    return value, {"loss": value, **shown}
-
-
 def _sample(model: Model, state: train.TrainState, code: Posterior, key: Key, *, n: int) -> Batch:
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     seen = code.seen > 0
     if not isinstance(seen, jax.core.Tracer) and not seen.any():
         raise ValueError("the code has seen no class: its weights are all 0")
-    key_class, key_h, key_z = jax.random.split(key, 3)
-    # Classes that were seen come first, and each comes n / their number times, rounded.
-    order, number = jnp.argsort(~seen, stable=True), seen.sum()
-    level = (jnp.arange(n) + jax.random.uniform(key_class)) / n * number
-    y = order[jnp.minimum(level.astype(jnp.int32), jnp.maximum(number - 1, 0))]
-    each = jax.tree.map(lambda leaf: leaf[y], code)
-    h = posterior.draw(each, jax.random.normal(key_h, each.mean.shape))
-    z = class_model.noise(model, state.params, key_z, n).z
-    logits = model.parts.decode.apply(state.params["decode"], jnp.concatenate([z, h], axis=1))
-    there = jnp.broadcast_to(number > 0, (n,))
-    return Batch(
-        jax.nn.sigmoid(logits).reshape(n, *model.shape),
-        jnp.where(there, y, -1).astype(jnp.int32),
-        there.astype(logits.dtype),
-    )
+    return class_model.sample(model, state.params, class_model.stored(code, seen), key, n=n)

@@ -1,27 +1,20 @@
 """A generator that does not forget: the learner of `lifelong.generative` on digits, measured."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from tqdm import tqdm
 
 from lml_jax import generator_metrics as measures
-from lml_jax import metrics, nets, plots
-from lml_jax.data import streams
-from lml_jax.data.digits import digits
-from lml_jax.data.sources import mnist
-from lml_jax.generative.gan import conditional_gan
-from lml_jax.learners.maml import maml
-from lml_jax.lifelong.generative import lifelong_generative
-from lml_jax.lifelong.head import head_of
+from lml_jax import metrics, plots
 from lml_jax.lifelong.stream import StreamRun, run_stream
 from lml_jax.names import known
+from lml_jax.recipes.generators import DATA, GENERATORS, Generation, Made, build
 from lml_jax.recipes.judge import grid_labels, judge_of
 from lml_jax.recipes.record import (
     keeping_last_good,
@@ -30,48 +23,8 @@ from lml_jax.recipes.record import (
     versions,
     write_metrics,
 )
-from lml_jax.types import Dataset, Generator, LifelongLearner, Stream
 
-DATA = ("digits", "mnist")
-
-
-@dataclass(frozen=True)
-class Generation:
-    """Settings of a run of the generative learner; what is written in its record."""
-
-    data: str = "digits"  # digits (8x8, in scikit-learn) or mnist
-    tasks: int = 5
-    classes_per_task: int = 2
-    steps: int = 2000  # on each task, of D, G and the classifier each
-    batch: int = 64  # real examples in each, over the classes of the task
-    transfer: str = "align"  # the reading of L_j
-    weight: float = 1.0  # lambda
-    reduction: str = "mean"  # over past tasks
-    per_class: int = 10  # examples of each class that `bank` keeps
-    loss: str = "relativistic"
-    penalty: float = 1.0  # gamma
-    rate: float = 1e-3  # of G and D, falling along a cosine on each task
-    ema: float = 0.998
-    hidden: int = 256  # width of the two hidden layers of G and of D
-    noise: int = 32
-    classifier: int = 256  # width of the two hidden layers of f_theta
-    classifier_rate: float = 1e-3
-    augment: int = 32  # samples that join the arriving task, after half of its steps
-    test_augment: int = 32  # samples that join the support set of a test task
-    temperature: float = 2.0  # of the old classifier's labels of past samples
-    train_per_class: int | None = 143  # of the digits; None with mnist: all
-    samples: int = 500  # of each class, for the measures
-    neighbours: int = 5
-    collapse: float = 0.5  # warn below this spread
-    data_dir: str | None = None
-
-
-class Made(NamedTuple):
-    """What a run is made of."""
-
-    stream: Stream
-    generator: Generator
-    learner: LifelongLearner
+SHOWN = ("loss", "d_loss", "spread", "bound")  # on the bar, as far as a generator has them
 
 
 def run_generation(
@@ -102,6 +55,8 @@ def run_generation(
         raise ValueError(f"nothing to run: arms {list(arms)}, seeds {seeds}")
     known(settings.data, DATA, what="data set")
     each = {name: replace(settings, **options) for name, options in arms.items()}
+    for s in each.values():
+        known(s.generator, GENERATORS, what="generator")
     made = {(name, seed): build(s, seed) for name, s in each.items() for seed in seeds}
     folder = open_folder(out)
     runs: list[dict[str, Any]] = []
@@ -110,66 +65,6 @@ def run_generation(
             runs.append(run_one(each[name], name, seed, parts, folder, progress))
             write_metrics(folder, {"runs": runs})
     return {"runs": runs}
-
-
-def build(settings: Generation, seed: int) -> Made:
-    """The stream of a seed, the generator and the learner."""
-    s = settings
-    train_data, test_data = data_of(s)
-    per_class = s.batch // s.classes_per_task
-    stream = streams.class_incremental(
-        train_data,
-        tasks=s.tasks,
-        classes_per_task=s.classes_per_task,
-        seed=seed,
-        test=test_data,
-        train_per_class=None if s.data == "mnist" else s.train_per_class,
-        shots=per_class // 2,
-        queries=per_class - per_class // 2,
-        meta_batch=1,
-    )
-    shape = train_data.x.shape[1:]
-    # Adam without momentum: what D looked like some steps ago says nothing about it now.
-    tx = optax.adam(optax.cosine_decay_schedule(s.rate, s.steps, 0.05), b1=0.0, b2=0.99)
-    generator, finish = conditional_gan(
-        nets.generator([s.hidden] * 2, shape),
-        nets.projection_discriminator([s.hidden] * 2),
-        tx,
-        tx,
-        tasks=s.tasks,
-        classes=stream.classes,
-        noise=s.noise,
-        loss=s.loss,
-        penalty=s.penalty,
-        ema=s.ema,
-        transfer=s.transfer,
-        weight=s.weight,
-        reduction=s.reduction,
-        past_batch=s.batch,
-        per_class=s.per_class,
-    )
-    few_shot = maml(nets.mlp([s.classifier] * 2, stream.classes), optax.sgd(0.1), steps=1)
-    learner = lifelong_generative(
-        few_shot,
-        optax.adam(s.classifier_rate),
-        head_of(stream),
-        generator,
-        finish,
-        replay_batch=s.batch,
-        augment_batch=s.augment,
-        augment_from=s.steps // 2,
-        test_batch=s.test_augment,
-        temperature=s.temperature,
-    )
-    return Made(stream, generator, learner)
-
-
-def data_of(settings: Generation) -> tuple[Dataset, Dataset | None]:
-    """Training examples and, where they are apart, test examples."""
-    if settings.data == "digits":
-        return digits(), None
-    train_data, test_data = (mnist(part, data_dir=settings.data_dir) for part in ("train", "test"))
-    return train_data, test_data
 
 
 def run_one(
@@ -184,7 +79,7 @@ def run_one(
     with tqdm(total=tasks * s.steps, disable=not progress, desc=f"{name}, seed {seed}") as bar:
 
         def on_chunk(task: int, done: int, values: Any) -> None:
-            shown = {key: float(jnp.nanmean(values[key])) for key in ("d_loss", "loss", "spread")}
+            shown = {key: float(jnp.nanmean(values[key])) for key in SHOWN if key in values}
             bar.set_postfix(task=task, **{key: f"{value:.2f}" for key, value in shown.items()})
             bar.update(task * s.steps + done - bar.n)
 

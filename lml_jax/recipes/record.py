@@ -1,13 +1,13 @@
-"""The folder of a run: its metrics, written so that a reader never sees half of them."""
+"""A recipe, and the folder of its run: metrics are written whole or not at all."""
 
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,14 @@ from lml_jax.train import DivergedError
 from lml_jax.types import Params
 
 CHECKPOINTS = "checkpoints"  # in the folder of a run
+
+
+class Recipe(NamedTuple):
+    """What is run, and what it is compared with. `run` (folder) -> a report to print."""
+
+    about: str
+    published: str
+    run: Callable[[Path], str]
 
 
 def open_folder(out: str | os.PathLike[str], *, resume: bool = False) -> Path:

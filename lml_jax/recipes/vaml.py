@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from lml_jax import evaluate, metrics, nets
 from lml_jax.data.episodes import episodes, fewer_shots
+from lml_jax.data.sources import select
 from lml_jax.data.splits import omniglot_split
 from lml_jax.data.synthetic import sinusoids
 from lml_jax.generative.posterior import Weights
@@ -28,7 +29,7 @@ from lml_jax.recipes.record import (
     versions,
     write_metrics,
 )
-from lml_jax.types import Generator, Key, Learner, Params, Task
+from lml_jax.types import Dataset, Generator, Key, Learner, Params, Task, TrainState
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Vaml:
     meta_batch: int = 8
     steps: int = 9000
     rate: float = 2e-3  # falls to 0 by a cosine
+    held_out: int = 0  # last background alphabets of Omniglot kept from training, to choose on
     episodes: int = 600
     seed: int = 0
 
@@ -77,12 +79,16 @@ SINE = Vaml(
 
 
 class Setup(NamedTuple):
-    """What is trained and tested: `tests` is a sampler for each number of shots."""
+    """What is trained and tested: `tests` is a sampler for each number of shots.
+
+    `held_out` are classes neither trained nor tested on; None where the settings ask for none.
+    """
 
     learner: Learner
     generator: Generator
     train_set: Any
     test_set: Any
+    held_out: Any
     sample: Sampler
     tests: dict[int, Sampler]
     score: evaluate.QueryScore
@@ -102,6 +108,7 @@ def sine(s: Vaml) -> Setup:
         generator,
         (),
         (),
+        None,
         sinusoids(tasks=s.meta_batch, shots=s.shots, queries=s.train_queries),
         {k: sinusoids(tasks=500, shots=k, queries=s.queries) for k in s.test_shots},
         evaluate.query_squared_error,
@@ -126,6 +133,7 @@ def omniglot(s: Vaml) -> Setup:
         draws=s.draws,
     )
     train_set, test_set = (omniglot_split("background/evaluation", p) for p in ("train", "test"))
+    train_set, held_out = without_last(train_set, s.held_out)
     sample = episodes(
         train_set,
         tasks=s.meta_batch,
@@ -138,7 +146,16 @@ def omniglot(s: Vaml) -> Setup:
         k: episodes(test_set, tasks=20, ways=s.ways, shots=k, queries=s.queries)
         for k in s.test_shots
     }
-    return Setup(learner, generator, train_set, test_set, sample, tests, evaluate.query_accuracy)
+    score = evaluate.query_accuracy
+    return Setup(learner, generator, train_set, test_set, held_out, sample, tests, score)
+
+
+def without_last(data: Dataset, alphabets: int) -> tuple[Dataset, Dataset | None]:
+    """The classes of all but the last `alphabets`, and those of the last."""
+    if alphabets == 0:
+        return data, None
+    last = np.asarray(data.group) >= int(data.group.max()) + 1 - alphabets
+    return select(data, np.flatnonzero(~last)), select(data, np.flatnonzero(last))
 
 
 def outer_rule(s: Vaml) -> optax.GradientTransformation:
@@ -166,12 +183,33 @@ def run_vaml(
     """
     setup = SETUPS[settings.data](settings)
     folder = open_folder(out)
-    key_init, key_train, key_test = jax.random.split(jax.random.key(settings.seed), 3)
-    sample = fewer_shots(
-        setup.sample, ways=settings.ways, shots=settings.shots, least=settings.least_shots
-    )
     begun = time.perf_counter()
+    state = trained(settings, setup, folder, minutes=minutes, progress=progress)
+    done = time.perf_counter()
+    key_test = jax.random.split(jax.random.key(settings.seed), 3)[2]
+    record = {
+        "learner": "vaml",
+        "data": settings.data,
+        "steps": int(state.step),
+        "tests": tested(settings, setup, state.params, key_test, progress=progress),
+        "seconds": {"train": done - begun, "eval": time.perf_counter() - done},
+        "config": asdict(settings),
+        "versions": versions(),
+    }
+    write_metrics(folder, record)
+    return record
+
+
+def trained(
+    settings: Vaml, setup: Setup, folder: Path, *, minutes: float | None, progress: bool
+) -> TrainState:
+    """The state after training, its parameters written to `params.npz` in `folder`."""
+    s = settings
+    key_init, key_train, _ = jax.random.split(jax.random.key(s.seed), 3)
+    sample = fewer_shots(setup.sample, ways=s.ways, shots=s.shots, least=s.least_shots)
     state = setup.generator.init(key_init, sample(setup.train_set, key_train).support.x[0])
+    # Convolutions inside a scan crawl on a CPU.
+    scan = s.encoder == "mlp" or jax.default_backend() != "cpu"
     with keeping_last_good(folder):
         state = train_with_bar(
             setup.generator.step,
@@ -179,27 +217,15 @@ def run_vaml(
             state,
             setup.train_set,
             key_train,
-            steps=settings.steps,
-            # Convolutions inside a scan crawl on CPU.
-            scan=settings.encoder == "mlp" or jax.default_backend() != "cpu",
-            chunk=1000 if settings.data == "sine" else 50,
-            about=f"train vaml on {settings.data}",
+            steps=s.steps,
+            scan=scan,
+            chunk=1000 if s.data == "sine" else 50,
+            about=f"train vaml on {s.data}",
             minutes=minutes,
             progress=progress,
         ).state
     save_params(folder, state.params)
-    trained = time.perf_counter()
-    record = {
-        "learner": "vaml",
-        "data": settings.data,
-        "steps": int(state.step),
-        "tests": tested(settings, setup, state.params, key_test, progress=progress),
-        "seconds": {"train": trained - begun, "eval": time.perf_counter() - trained},
-        "config": asdict(settings),
-        "versions": versions(),
-    }
-    write_metrics(folder, record)
-    return record
+    return state
 
 
 def tested(

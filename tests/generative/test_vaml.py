@@ -273,6 +273,8 @@ def test_bad_settings_are_refused():
         vaml(parts, optax.sgd(0.1), shape=SHAPE, classes=C)
     with pytest.raises(ValueError, match="0, 4 and"):
         vaml(parts, optax.sgd(0.1), shape=SHAPE, classes=0)
+    with pytest.raises(ValueError, match="sharpness must be above 0, got 0"):
+        mlp_parts(nets.mlp([8], 8), pixels=36, sharpness=0)
     with pytest.raises(ValueError, match="beta must be at least 0, got -1"):
         class_model(weights=Weights(beta=-1))
     learner, _ = vaml(parts, optax.sgd(0.1), shape=SHAPE, classes=C, discriminative=1.0)

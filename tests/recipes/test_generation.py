@@ -3,15 +3,19 @@
 import json
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from lml_jax.recipes.generation import Generation, recipe, run_generation, table
+from lml_jax.recipes.generation import recipe, run_generation, table
+from lml_jax.recipes.generators import Generation, build
 
 pytest.importorskip("sklearn")
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-SMALL = Generation(tasks=2, steps=4, batch=16, hidden=16, classifier=16, samples=20, noise=4)
+SMALL = Generation(
+    tasks=2, steps=4, batch=16, hidden=16, classifier=16, samples=20, noise=4, collapse=0.0
+)
 
 
 def test_a_run_writes_its_measures_and_its_grids(tmp_path):
@@ -54,10 +58,34 @@ def test_arms_share_stream_and_start_and_a_report_names_them(tmp_path):
     assert [run["bytes"]["bank"] > 0 for run in runs] == [False, False, True, True]
 
 
+def test_vaml_stands_in_for_the_gan(tmp_path):
+    arms = {name: {"transfer": name} for name in ("align", "replay", "none")}
+    settings = Generation(**{**SMALL.__dict__, "generator": "vaml", "code": 4, "sharpness": 4.0})
+    result = run_generation(settings, tmp_path / "run", arms=arms, progress=False)
+    assert [run["arm"] for run in result["runs"]] == list(arms)
+    for run in result["runs"]:
+        assert np.isfinite(run["cas"][2]).all()
+        assert run["bytes"]["bank"] == 0
+        assert imread(tmp_path / "run" / f"samples_{run['arm']}_seed0_task2.png").std() > 0
+
+
+def test_a_stream_of_alphabets_is_jittered(tfds_dir):
+    settings = Generation(
+        **{**SMALL.__dict__, "data": "omniglot", "train_per_class": 15, "jitter": True}
+    )
+    stream = build(settings, 0).stream
+    drawn, train = stream.episodes(0, jax.random.key(0)), stream.train(0)
+    images = {image.tobytes() for image in np.asarray(train.x)}
+    assert not any(image.tobytes() in images for image in np.asarray(drawn.query.x[0]))
+    assert train.x.shape == (30, 28, 28)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"data": "digit"}, "unknown data set 'digit'; did you mean 'digits'"),
+        ({"generator": "vam"}, "unknown generator 'vam'; did you mean 'vaml'"),
+        ({"generator": "vaml", "transfer": "bank"}, "unknown knowledge transfer 'bank'"),
         ({"transfer": "aligned"}, "did you mean 'align'"),
         ({"tasks": 6}, "6 tasks of 2 classes need 12 classes"),
         ({"batch": 600}, "300 examples a class asked for"),

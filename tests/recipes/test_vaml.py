@@ -3,9 +3,13 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from lml_jax.recipes.vaml import SINE, Vaml, over_seeds, run_vaml
+from lml_jax.data.sources import from_arrays
+from lml_jax.recipes.gain import Gain, run_gain
+from lml_jax.recipes.gain import recipe as gain_recipe
+from lml_jax.recipes.vaml import SINE, Vaml, over_seeds, run_vaml, without_last
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -29,3 +33,28 @@ def test_omniglot_runs(tmp_path, tfds_dir, head):
     record = run_vaml(small, tmp_path / "run", progress=False)
     assert [row["shots"] for row in record["tests"]] == [1, 5]
     assert all(0 <= row["score"] <= 1 for row in record["tests"])
+
+
+def test_gain_chooses_on_held_out_alphabets_and_pairs_its_arms(tmp_path, tfds_dir):
+    small = Vaml(encoder="mlp", hidden=(8,), code=4, latent=2, draws=1, steps=2, meta_batch=2,
+                 queries=2, held_out=2)  # fmt: skip
+    settings = Gain(vaml=small, shots=(1,), copies=2, weights=(1.0,), decays=(0.0, 0.1),
+                    jitters=(1.0,), chosen_on=3, episodes=4, steps=3)  # fmt: skip
+    report = gain_recipe(settings)(tmp_path / "run")
+    row = json.loads((tmp_path / "run" / "metrics.json").read_text())["tests"][0]
+    arms = {name: arm["accuracy"] for name, arm in row["arms"].items()}
+    assert set(arms) == {"none", "generated", "affine", "generated+affine"}
+    for name, found in row["differences"].items():
+        one, other = name.split(" - ")
+        assert found["mean"] == pytest.approx(arms[one] - arms[other])
+        assert name in report
+    with pytest.raises(ValueError, match="held_out must be at least 1"):
+        run_gain(replace(settings, vaml=replace(small, held_out=0)), tmp_path / "none")
+
+
+def test_held_out_alphabets_are_not_trained_on():
+    data = from_arrays(np.zeros((6, 2, 2)), range(6), group=[0, 0, 1, 1, 2, 2])
+    kept, held_out = without_last(data, 1)
+    assert (kept.classes, held_out.classes) == (4, 2)
+    assert held_out.group.tolist() == [2, 2]
+    assert without_last(data, 0)[1] is None

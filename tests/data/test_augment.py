@@ -1,0 +1,58 @@
+"""Affine maps of images, against numbers worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lml_jax.data.augment import Jitter, affine, jittered, turn, warp
+from lml_jax.types import Batch, Stream, Task
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+KEY = jax.random.key(0)
+X = jax.random.uniform(KEY, (3, 5, 5))
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_quarter_turn_is_that_of_numpy(turns):
+    matrix = jnp.broadcast_to(turn(jnp.array(turns * jnp.pi / 2)), (3, 2, 2))
+    turned = warp(X, matrix, jnp.zeros((3, 2)))
+    np.testing.assert_allclose(turned, np.rot90(X, turns, axes=(1, 2)), atol=1e-5)
+
+
+def test_half_a_pixel_is_the_mean_of_two():
+    moved = warp(
+        X, jnp.broadcast_to(jnp.eye(2), (3, 2, 2)), jnp.tile(jnp.array([[0.5, 0.0]]), (3, 1))
+    )
+    np.testing.assert_allclose(moved[:, :-1], (X[:, :-1] + X[:, 1:]) / 2, atol=1e-5)
+    assert (
+        warp((255 * X).astype(jnp.uint8), jnp.zeros((3, 2, 2)), jnp.zeros((3, 2))).dtype == "uint8"
+    )
+
+
+def test_jitter_moves_each_image_its_own_way_within_its_limits():
+    same = jnp.broadcast_to(X[:1], (40, 5, 5))
+    moved = affine(same, KEY, Jitter())
+    assert float(jnp.abs(moved[0] - moved[1]).max()) > 0.01
+    np.testing.assert_array_equal(moved, affine(same, KEY, Jitter()))
+    dot = jnp.zeros((40, 21, 21)).at[:, 10, 10].set(1.0)
+    shifted = affine(dot, KEY, Jitter(0.0, 0.0, 0.0, 0.1))
+    away = jnp.abs(jnp.argwhere(shifted > 0)[:, 1:] - 10)
+    assert 1 <= int(away.max()) <= 3  # at most 0.1 x 21 pixels, spread over the next one
+
+
+def test_a_jittered_stream_moves_what_is_drawn_and_nothing_else():
+    batch = Batch(X, jnp.arange(3))
+    one = Task(*(jax.tree.map(lambda leaf: leaf[None], batch) for _ in range(2)), jnp.zeros(1))
+    stream = Stream(
+        1, 3, jnp.ones((1, 3), bool), lambda i, key: one, lambda i: batch, lambda i: batch
+    )
+    moved = jittered(stream, Jitter())
+    drawn = moved.episodes(0, KEY)
+    for part in (drawn.support, drawn.query):
+        assert part.x.shape == (1, 3, 5, 5)
+        assert float(jnp.abs(part.x[0] - X).max()) > 0.01
+        np.testing.assert_array_equal(part.y, one.support.y)
+    assert float(jnp.abs(drawn.support.x - drawn.query.x).max()) > 0.01
+    np.testing.assert_array_equal(moved.train(0).x, X)
+    np.testing.assert_array_equal(moved.test(0).x, X)

@@ -1,0 +1,160 @@
+"""VAML on a stream: what keeps the past, what is stored, what is refused."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lml_jax import nets, train
+from lml_jax.generative import posterior
+from lml_jax.generative.vaml import mlp_parts
+from lml_jax.generative.vaml_stream import READINGS, vaml_stream
+from lml_jax.types import Batch, Task
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+KEY = jax.random.key(0)
+C, SHAPE = 4, (4, 4)
+
+
+def images_of(task, key, n=12):
+    """Task i has classes 2i and 2i + 1; class c has ink in row c."""
+    y = 2 * task + jnp.arange(n, dtype=jnp.int32) % 2
+    ink = (jnp.arange(4)[None] == y[:, None])[..., None]
+    return Batch(jnp.where(ink, jax.random.uniform(key, (n, *SHAPE), minval=0.6), 0.1), y)
+
+
+def episodes_of(task, key):
+    one = Task(images_of(task, key), images_of(task, jax.random.fold_in(key, 1)))
+    return jax.tree.map(lambda leaf: leaf[None], one)
+
+
+def model(**options):
+    parts = mlp_parts(nets.mlp([16], 8), pixels=16, latent=2, hidden=[32])
+    options = {"shape": SHAPE, "tasks": 2, "classes": C, "past_batch": 16, **options}
+    return vaml_stream(parts, optax.adam(1e-2), **options)
+
+
+def learned(generator, finish, steps=300):
+    """The state after both tasks."""
+    state = generator.init(KEY, images_of(0, KEY).x)
+    many = train.make_runner(generator.step, episodes_of, scan=True)
+    for task in range(2):
+        state, _ = many(train.copy(state), task, jax.random.key(task), steps)
+        state = finish(state, images_of(task, jax.random.key(task)), KEY)
+    return state
+
+
+def bright_row_is_the_label(batch):
+    """The share of images of each class whose ink is where the class has it, [C]."""
+    right = batch.x.sum(2).argmax(1) == batch.y
+    return np.array([right[batch.y == c].mean() for c in range(C)])
+
+
+@pytest.fixture(scope="module")
+def states():
+    return {name: (pair := model(transfer=name), learned(*pair)) for name in READINGS}
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_past_classes_come_back_where_a_reading_keeps_them(states, name):
+    (generator, _), state = states[name]
+    made = generator.sample(state, None, KEY, n=80)
+    np.testing.assert_array_equal(jnp.bincount(made.y, length=C), 20)
+    right = bright_row_is_the_label(made)
+    assert right[2:].min() > 0.9
+    assert (right[:2].min() > 0.8) == (name != "none"), right
+
+
+def test_the_penalty_of_alignment_is_zero_where_the_decoder_has_not_moved():
+    generator, finish = model()
+    state = finish(generator.init(KEY, images_of(0, KEY).x), images_of(0, KEY), KEY)
+    _, before = generator.step(state, episodes_of(1, KEY), KEY)
+    np.testing.assert_allclose(before["transfer"], 0.0, atol=1e-5)
+    moved, _ = generator.step(state, episodes_of(1, KEY), KEY)
+    _, after = generator.step(moved, episodes_of(1, KEY), KEY)
+    assert after["transfer"] > 1e-4
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_the_past_counts_lambda_for_each_task_or_for_all(reduction):
+    """Replay's loss does not vanish: the gradient of a big step of SGD shows its weight."""
+    shift = []
+    for weight in (0.0, 1.0, 2.0):
+        parts = mlp_parts(nets.mlp([16], 8), pixels=16, latent=2, hidden=[32])
+        generator, finish = vaml_stream(
+            parts, optax.sgd(1.0), shape=SHAPE, tasks=3, classes=C, transfer="replay",
+            weight=weight, reduction=reduction,
+        )  # fmt: skip
+        state = generator.init(KEY, images_of(0, KEY).x)
+        for task in range(2):
+            state = finish(state, images_of(task, KEY), KEY)
+        moved, shown = generator.step(state, episodes_of(0, KEY), KEY)
+        assert shown["transfer"] > 0
+        shift.append(moved.train.params["decode"]["head"]["bias"])
+    one, two = shift[1] - shift[0], shift[2] - shift[0]
+    np.testing.assert_allclose(two, 2 * one, rtol=1e-3, atol=1e-5)
+    assert float(jnp.abs(one).max()) > 1e-2
+
+
+def test_what_is_stored_are_two_numbers_a_dimension_and_class(states):
+    (_, _), state = states["align"]
+    assert state.codes.h.shape == (2, C, 8)
+    assert state.codes.mask.tolist() == [[True, True, False, False], [False, False, True, True]]
+    images = np.concatenate([images_of(i, jax.random.key(i)).x.reshape(-1, 16) for i in range(2)])
+    for leaf in (*state.codes, state.finished):
+        rows = np.resize(np.asarray(leaf, float), (max(1, leaf.size // 16), 16))
+        assert np.abs(rows[:, None] - images[None]).sum(2).min() > 0.5
+
+
+def test_a_code_is_that_of_the_support_set_alone(states):
+    (generator, _), state = states["align"]
+    support = images_of(1, jax.random.key(7))
+    code = generator.encode(state, support, KEY)
+    assert code.mask.tolist() == [False, False, True, True]
+    first = posterior.prior(state.train.params["prior"], C)
+    assert jnp.all(jnp.split(code.h, 2, axis=1)[1][2:] > jnp.log(first.precision[2:]))
+    made = generator.sample(state, code, KEY, n=20)
+    assert set(made.y.tolist()) == {2, 3}
+    assert made.x.shape == (20, *SHAPE)
+    assert 0 <= made.x.min() <= made.x.max() <= 1
+
+
+def test_before_a_task_is_finished_nothing_comes_back():
+    generator, _ = model()
+    state = generator.init(KEY, images_of(0, KEY).x)
+    made = jax.jit(partial(generator.sample, n=4))(state, None, KEY)
+    assert made.y.tolist() == [-1] * 4
+    assert made.weight.tolist() == [0.0] * 4
+    _, shown = generator.step(state, episodes_of(0, KEY), KEY)
+    assert shown["transfer"] == 0.0
+
+
+def test_a_bad_step_changes_nothing():
+    generator, finish = model()
+    state = finish(generator.init(KEY, images_of(0, KEY).x), images_of(0, KEY), KEY)
+    bad = jax.tree.map(lambda leaf: leaf, episodes_of(1, KEY))
+    bad = bad._replace(query=bad.query._replace(x=bad.query.x.at[0, 0].set(jnp.nan)))
+    stopped, _ = jax.jit(generator.step)(state, bad, KEY)
+    assert stopped.bad_step == 0
+    jax.tree.map(np.testing.assert_array_equal, stopped.train.params, state.train.params)
+
+
+def test_what_cannot_be_done_is_refused():
+    with pytest.raises(ValueError, match="did you mean 'align'"):
+        model(transfer="aligned")
+    with pytest.raises(ValueError, match="reduction"):
+        model(reduction="median")
+    with pytest.raises(ValueError, match="2, 4, 0 and 1"):
+        model(past_batch=0)
+    with pytest.raises(ValueError, match="16 and -1"):
+        model(weight=-1)
+    generator, _ = model()
+    state = generator.init(KEY, images_of(0, KEY).x)
+    with pytest.raises(ValueError, match="n = 0"):
+        generator.sample(state, None, KEY, n=0)
+    nothing = jax.tree.map(lambda leaf: leaf[:0], images_of(0, KEY))
+    with pytest.raises(ValueError, match="no class in its mask"):
+        generator.sample(state, generator.encode(state, nothing, KEY), KEY, n=1)
