@@ -14,7 +14,7 @@ from lml_jax.metrics import accuracy
 from lml_jax.parallel import BatchLoss, vmap_mean
 from lml_jax.types import ExampleLoss, Key, Learner, Loss, Metrics, Params, Task, TrainState
 
-Step = Callable[[Any, Any, Key], tuple[Any, Metrics]]
+Step = Callable[..., tuple[Any, Metrics]]  # (state, tasks, key, *shared)
 
 
 class DivergedError(FloatingPointError):
@@ -84,10 +84,12 @@ def make_train_step(
     Args:
         loss: the loss of one task.
         tx: the outer update rule.
-        reduce: from the loss of one task to that of a meta-batch; where tasks go to devices.
+        reduce: from the loss of one task to that of a meta-batch, which says where tasks go:
+            `parallel.vmap_mean`, `parallel.shard_map_mean` or `parallel.pmap_mean`.
 
     Returns:
-        (state, tasks, key) -> (state, metrics); the caller owns jit and donation.
+        (state, tasks, key) -> (state, metrics); the caller owns jit and donation. What follows the
+        key, a bank for instance, goes on to `loss`, for every task the same.
 
     Example:
         >>> step = make_train_step(lambda w, t, key: ((w - t) ** 2, {}), optax.sgd(0.5))
@@ -97,8 +99,8 @@ def make_train_step(
     """
     value_and_grad = jax.value_and_grad(reduce(loss), has_aux=True)
 
-    def step(state: TrainState, tasks: Task, key: Key) -> tuple[TrainState, Metrics]:
-        (value, metrics), grads = value_and_grad(state.params, tasks, key)
+    def step(state: TrainState, tasks: Task, key: Key, *shared: Any) -> tuple[TrainState, Metrics]:
+        (value, metrics), grads = value_and_grad(state.params, tasks, key, *shared)
         return update(state, value, grads, tx), {"loss": value, **metrics}
 
     return step

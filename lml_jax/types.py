@@ -42,8 +42,9 @@ class Task(NamedTuple):
     id: Array | None = None
 
 
-# (params, task, key) -> (scalar, metrics): the one signature of everything that is minimised.
-Loss = Callable[[Params, Task, Key], tuple[Array, Metrics]]
+# (params, task, key) -> (scalar, metrics): the one signature of everything that is minimised; what
+# all tasks of a meta-batch share may follow the key.
+Loss = Callable[..., tuple[Array, Metrics]]
 
 
 class Net(NamedTuple):

@@ -84,6 +84,11 @@ def lifelong_learner(
             for examples that do not fit the bank.
     """
 
+    def of_episode(params: Params, task: Task, key: Key, *known: Any) -> tuple[Array, Metrics]:
+        return loss(*known)(params, task, key)
+
+    update = train.make_train_step(of_episode, tx, reduce=reduce)
+
     def init(key: Key, example: Batch, params: Params | None = None) -> State:
         params = learner.init(key, example.x[None]) if params is None else params
         past = history.init(bank, example, tasks=head.tasks)
@@ -94,8 +99,7 @@ def lifelong_learner(
         seen = state.seen
         for part in (episodes.support, episodes.query):
             seen = seen | classes_in(part.y, head.classes)
-        update = train.make_train_step(loss(seen, state.history), tx, reduce=reduce)
-        trained, metrics = update(state.train, episodes, key)
+        trained, metrics = update(state.train, episodes, key, seen, state.history)
         return state._replace(train=trained, seen=seen), metrics
 
     def end_task(state: State, batch: Batch, key: Key) -> State:

@@ -132,30 +132,31 @@ def memory_learner(
     _check(transfer, per_class, shots, transfer_queries)
     bank = class_balanced(per_class, classes=head.classes)
 
-    def loss(seen: Array, past: Bank, finished: Array) -> Loss:
-        def of_episode(params: Params, task: Task, key: Key) -> tuple[Array, Metrics]:
-            key_draw, key_adapt = jax.random.split(key)
-            keep = labels_of(task, head, seen)
-            drawn = draw(
-                past, finished, key_draw,
-                shots=shots, n=transfer_queries, every=every_task, queries=transfer > 0,
-            )  # fmt: skip
-            own = task.support._replace(weight=losses.labelled(task.support))
-            support = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), own, drawn.support)
-            fast = learner.adapt(params, support, key_adapt)
-            value, accuracy = head_loss(learner, params, fast, task.query, keep)
-            metrics = {"query_loss": value, "accuracy": accuracy}
-            if transfer > 0:
-                rows = training_mask(head, seen, drawn.task)
-                logits = learner.predict(params, fast, drawn.query.x)
-                each = losses.cross_entropy(losses.mask_logits(logits, rows), drawn.query.y)
-                total = _sum_over_tasks(each, drawn, finished, head.tasks, every_task)
-                metrics["transfer"] = total
-                scale = jnp.maximum(finished, 1) if form == "mean" else 1
-                value = value + transfer * total / scale
-            return value, metrics
+    def of_episode(
+        params: Params, task: Task, key: Key, seen: Array, past: Bank, finished: Array
+    ) -> tuple[Array, Metrics]:
+        key_draw, key_adapt = jax.random.split(key)
+        keep = labels_of(task, head, seen)
+        drawn = draw(
+            past, finished, key_draw,
+            shots=shots, n=transfer_queries, every=every_task, queries=transfer > 0,
+        )  # fmt: skip
+        own = task.support._replace(weight=losses.labelled(task.support))
+        support = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), own, drawn.support)
+        fast = learner.adapt(params, support, key_adapt)
+        value, accuracy = head_loss(learner, params, fast, task.query, keep)
+        metrics = {"query_loss": value, "accuracy": accuracy}
+        if transfer > 0:
+            rows = training_mask(head, seen, drawn.task)
+            logits = learner.predict(params, fast, drawn.query.x)
+            each = losses.cross_entropy(losses.mask_logits(logits, rows), drawn.query.y)
+            total = _sum_over_tasks(each, drawn, finished, head.tasks, every_task)
+            metrics["transfer"] = total
+            scale = jnp.maximum(finished, 1) if form == "mean" else 1
+            value = value + transfer * total / scale
+        return value, metrics
 
-        return of_episode
+    update = train.make_train_step(of_episode, tx, reduce=reduce)
 
     def init(key: Key, example: Batch, params: Params | None = None) -> State:
         params = learner.init(key, example.x[None]) if params is None else params
@@ -168,9 +169,7 @@ def memory_learner(
         seen = state.seen
         for part in (episodes.support, episodes.query):
             seen = seen | classes_in(part.y, head.classes)
-        of_episode = loss(seen, state.bank, state.finished)
-        update = train.make_train_step(of_episode, tx, reduce=reduce)
-        trained, metrics = update(state.train, episodes, key)
+        trained, metrics = update(state.train, episodes, key, seen, state.bank, state.finished)
         return state._replace(train=trained, seen=seen), metrics
 
     def end_task(state: State, batch: Batch, key: Key) -> State:
