@@ -109,12 +109,11 @@ def sharpened(s: Any, *, steps: int, ways: int) -> tuple[Learner, Generator]:
     def descending(loss: Any) -> Learner:
         return learner_of(s.base, net, steps=steps, ways=ways, loss=loss)
 
-    rules = {"learner": outer_rule_of(s.base), "level": optax.adam(s.rate)}
     return metagan(
         descending(None) if s.base.learner in METRIC else descending,
         nets.mlp(s.encoder, s.code),
         nets.generator(s.generator, (28, 28)),
-        optax.multi_transform(rules, {name: name for name in rules}),
+        by_part({"learner": outer_rule_of(s.base), "level": optax.adam(s.rate)}),
         # Half the usual momentum: what D looked like some steps ago says little about it now.
         optax.adam(s.rate, b1=0.5),
         classes=ways,
@@ -128,6 +127,22 @@ def sharpened(s: Any, *, steps: int, ways: int) -> tuple[Learner, Generator]:
         level=s.level,
         ema=s.ema,
     )
+
+
+def by_part(rules: dict[str, optax.GradientTransformation]) -> optax.GradientTransformation:
+    """A rule for each entry of a dict of parameters, which sees its own entry alone."""
+
+    def init(params: Params) -> Any:
+        return {name: tx.init(params[name]) for name, tx in rules.items()}
+
+    def update(grads: Params, state: Any, params: Params) -> tuple[Params, Any]:
+        both = {
+            name: tx.update(grads[name], state[name], params[name]) for name, tx in rules.items()
+        }
+        updates, after = ({name: pair[i] for name, pair in both.items()} for i in (0, 1))
+        return updates, after
+
+    return optax.GradientTransformation(init, update)
 
 
 def one_step_each(s: Any) -> tuple[Learner, Learner]:
