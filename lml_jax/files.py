@@ -1,10 +1,19 @@
 """Files that a reader sees whole or not at all."""
 
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
+
+# What numpy raises for an archive that was cut short, overwritten or never was one; AttributeError
+# for a bare .npy array under its name.
+BROKEN_ARCHIVE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 @contextmanager

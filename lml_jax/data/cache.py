@@ -2,19 +2,14 @@
 
 import os
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
-from lml_jax.files import replacing
+from lml_jax.files import BROKEN_ARCHIVE, replacing
 
 Arrays = dict[str, np.ndarray]
-
-# What numpy raises for a file that was cut short, overwritten or never was an archive.
-_BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def cache_dir() -> Path:
@@ -71,7 +66,7 @@ def _read(path: Path, keys: list[str]) -> Arrays | None:
         # Opened here, because np.load leaves a file that it cannot read open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in keys} if sorted(archive.files) == keys else None
-    except (*_BROKEN, AttributeError):  # AttributeError: a bare .npy array under our name
+    except BROKEN_ARCHIVE:
         return None
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lml_jax.files import replacing
+from lml_jax.files import BROKEN_ARCHIVE, replacing
 from lml_jax.metrics import to_json
 from lml_jax.train import DivergedError
 from lml_jax.types import Params
@@ -91,17 +91,24 @@ def load_params(path: str | Path, like: Params) -> Params:
     """Parameters of the structure of `like`, from `save_params`.
 
     Raises:
-        ValueError: if an array is missing or has another shape, naming it.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, or an array is missing or has another shape, naming it.
     """
-    with np.load(path, allow_pickle=False) as archive:
+    try:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise
+    except BROKEN_ARCHIVE as error:
+        raise ValueError(f"{path} is no whole file of parameters: {error}") from error
 
-        def leaf(p: Any, old: Any) -> Any:
-            name = jax.tree_util.keystr(p, simple=True, separator="/")
-            if name not in archive.files or archive[name].shape != jnp.shape(old):
-                raise ValueError(f"{path} holds no {name} of shape {jnp.shape(old)}")
-            return jnp.asarray(archive[name])
+    def leaf(p: Any, old: Any) -> Any:
+        name = jax.tree_util.keystr(p, simple=True, separator="/")
+        if name not in arrays or arrays[name].shape != jnp.shape(old):
+            raise ValueError(f"{path} holds no {name} of shape {jnp.shape(old)}")
+        return jnp.asarray(arrays[name])
 
-        return jax.tree.map_with_path(leaf, like)
+    return jax.tree.map_with_path(leaf, like)
 
 
 @contextmanager
