@@ -9,6 +9,7 @@ import optax
 from jax import Array
 
 from lml_jax import losses, nets, train
+from lml_jax.concrete import concrete
 from lml_jax.generative import class_model, evidence, posterior
 from lml_jax.generative.class_model import Model
 from lml_jax.generative.evidence import Noise, Parts
@@ -203,11 +204,12 @@ def _loss(model: Model, params: Params, task: Task, key: Key) -> tuple[Array, Me
 def _sample(model: Model, state: train.TrainState, code: Posterior, key: Key, *, n: int) -> Batch:
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    seen = code.seen > 0
-    if not isinstance(seen, jax.core.Tracer) and not seen.any():
+    known_now = concrete(code.seen)
+    if known_now is not None and not (known_now[0] > 0).any():
         raise ValueError("the code has seen no class: its weights are all 0")
     key_class, key_h, key_z = jax.random.split(key, 3)
     # Classes that were seen come first, and each comes n / their number times, rounded.
+    seen = code.seen > 0
     order, number = jnp.argsort(~seen, stable=True), seen.sum()
     level = (jnp.arange(n) + jax.random.uniform(key_class)) / n * number
     y = order[jnp.minimum(level.astype(jnp.int32), jnp.maximum(number - 1, 0))]
