@@ -6,13 +6,15 @@ what learning all at once gives, in any order.
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from lml_jax import losses
+from lml_jax.concrete import concrete
 from lml_jax.names import known
 from lml_jax.types import Batch, Key, Learner, Net, Params
 
@@ -38,15 +40,14 @@ class Classifier(NamedTuple):
 
 def no_moments(classes: int, features: int) -> Moments:
     """Moments of C classes before any example."""
-    zeros = jnp.zeros((classes, features))
-    return Moments(jnp.zeros(classes), zeros, zeros)
+    return Moments(jnp.zeros(classes), *(jnp.zeros((classes, features)) for _ in range(2)))
 
 
 def moments_of(z: Array, y: Array, weight: Array, *, classes: int) -> Moments:
     """Moments of features z [n, d] with labels y [n] and weights [n] >= 0.
 
     mean_k = 1/n_k sum_{y_i = k} w_i z_i, spread_k = sum_{y_i = k} w_i (z_i - mean_k)^2, with
-    n_k = sum_{y_i = k} w_i. A label of -1 takes no part.
+    n_k = sum_{y_i = k} w_i. A label of no class takes no part.
 
     Example:
         >>> z = jnp.array([[1.0], [3.0], [5.0]])
@@ -58,7 +59,7 @@ def moments_of(z: Array, y: Array, weight: Array, *, classes: int) -> Moments:
     member = jax.nn.one_hot(y, classes, axis=0) * weight[None, :]
     count = member.sum(1)
     mean = member @ z / _at_least_one(count)
-    spread = member @ jnp.square(z - jnp.take(mean, jnp.maximum(y, 0), axis=0))
+    spread = member @ jnp.square(z - jnp.take(mean, y, axis=0, mode="clip"))
     return Moments(count, mean, spread)
 
 
@@ -161,7 +162,7 @@ def gaussian(
     """
     known(predictive, PREDICTIVES, what="predictive")
     _check_classes(classes)
-    if alpha <= 0.5 or beta <= 0:
+    if not (alpha > 0.5 and beta > 0):
         raise ValueError(f"expected alpha > 1/2 and beta > 0, got {alpha} and {beta}")
 
     def init() -> Params:
@@ -203,8 +204,9 @@ def embedding_learner(net: Net, classifier: Classifier) -> Learner:
         classifier: of the embeddings.
 
     Returns:
-        A `Learner`. Outside jit, its `adapt` raises a ValueError that names the classes of which a
-        first support set has no example; inside, their logits are -inf.
+        A `Learner`. Its `adapt` raises a ValueError for labels outside -1..C-1, and names the
+        classes of which a first support set has no example, where labels are known; inside jit the
+        first take no part, and the logits of the others are -inf.
     """
     classes = classifier.classes
 
@@ -218,12 +220,13 @@ def embedding_learner(net: Net, classifier: Classifier) -> Learner:
         fast: Moments | None = None,
         keep: Array | None = None,
     ) -> Moments:
+        weight = losses.labelled(support, keep)
+        losses.check_labels(support.y, classes)
         if fast is None:
             fast = no_moments(classes, width_of(net, params["net"], support.x))
-            check_support(support, classes, keep)
+            check_complete(support, classes, keep)
         if support.x.shape[0] == 0:
             return fast
-        weight = losses.labelled(support, keep)
         z = net.apply(params["net"], support.x)
         return merge(fast, moments_of(z, support.y, weight, classes=classes))
 
@@ -239,23 +242,19 @@ def width_of(net: Net, params: Params, x: Array) -> int:
     return jax.eval_shape(net.apply, params, one).shape[1]
 
 
-def check_support(support: Batch, classes: int, keep: Array | None) -> None:
-    """Raise ValueError where a support set, known outside jit, misses a class or leaves the range.
+def check_complete(support: Batch, classes: int, keep: Array | None) -> None:
+    """Raise ValueError where a support set, known outside jit, misses a class.
 
     An empty support set is a start from nothing, and misses nothing.
     """
-    known_now: Any = (support.y, keep, support.weight)
-    if support.x.shape[0] == 0 or any(isinstance(v, jax.core.Tracer) for v in known_now):
+    known_now = concrete(support.y, keep, support.weight)
+    if known_now is None or support.x.shape[0] == 0:
         return
-    low, high = int(support.y.min()), int(support.y.max())
-    if low < -1 or high >= classes:
-        raise ValueError(
-            f"labels of the support set are in {low}..{high}, expected -1..{classes - 1}"
-        )
-    weight = losses.labelled(support, keep)
-    found = jnp.zeros(classes).at[jnp.maximum(support.y, 0)].add(weight) > 0
-    needed = jnp.ones(classes, bool) if keep is None else jnp.atleast_2d(keep).any(0)
-    missing = jnp.flatnonzero(needed & ~found).tolist()
+    y, rows, weight = known_now
+    needed = np.ones((1, classes), bool) if rows is None else np.atleast_2d(rows)
+    own = np.broadcast_to(needed, (len(y), classes))[np.arange(len(y)), y]
+    counts = (y >= 0) & own & (True if weight is None else weight > 0)
+    missing = sorted({*np.flatnonzero(needed.any(0)).tolist()} - {*y[counts].tolist()})
     if missing:
         raise ValueError(
             f"the support set has no example of the classes {missing}, expected some of each of "

@@ -58,11 +58,15 @@ class Net(NamedTuple):
 
 
 class Context(NamedTuple):
-    """Embeddings in the context of a support set, as pure functions of embeddings."""
+    """Embeddings in the context of a support set, as pure functions of embeddings.
+
+    `weight` [n] is that of the support examples; one of weight 0 changes nothing for the others.
+    """
 
     init: Callable[[Key, Array], Params]  # (key, z [n, d]) -> params
-    support: Callable[[Params, Array], Array]  # (params, z [n, d]) -> g [n, d]
-    query: Callable[[Params, Array, Array], Array]  # (params, z [q, d], g [n, d]) -> f [q, d]
+    support: Callable[[Params, Array, Array], Array]  # (params, z [n, d], weight) -> g [n, d]
+    # (params, z [q, d], g [n, d], weight) -> f [q, d]
+    query: Callable[[Params, Array, Array, Array], Array]
 
 
 class ConditionalNet(NamedTuple):

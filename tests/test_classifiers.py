@@ -160,3 +160,5 @@ def test_bad_arguments_are_named():
         nearest_mean(0)
     with pytest.raises(ValueError, match=r"got 0\.4 and 1"):
         gaussian(3, alpha=0.4, beta=1.0)
+    with pytest.raises(ValueError, match="got nan and 1"):
+        gaussian(3, alpha=float("nan"), beta=1.0)

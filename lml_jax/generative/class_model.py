@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lml_jax import losses
+from lml_jax.concrete import concrete
 from lml_jax.generative import evidence, posterior
 from lml_jax.generative.codes import Codes, as_table, draw
 from lml_jax.generative.evidence import Noise, Parts
@@ -174,6 +175,7 @@ def flat(x: Array) -> Array:
 
 def images(model: Model, x: Array) -> Array:
     """`x` as floats in [0, 1], or a ValueError that names what is not as declared."""
+    known_now = concrete(x)
     x = jnp.asarray(x)
     if x.shape[1:] != model.shape:
         raise ValueError(f"images have shape {x.shape[1:]}, declared was {model.shape}")
@@ -181,8 +183,8 @@ def images(model: Model, x: Array) -> Array:
         return x.astype(float) / 255
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"expected images of uint8 or floats in [0, 1], got {x.dtype.name}")
-    if x.size and not isinstance(x, jax.core.Tracer):
-        low, high = float(x.min()), float(x.max())
+    if x.size and known_now is not None:
+        low, high = float(known_now[0].min()), float(known_now[0].max())
         if not (low >= 0 and high <= 1):
             raise ValueError(f"images are in {low:g}..{high:g}, expected 0..1, or uint8")
     return x

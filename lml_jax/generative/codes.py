@@ -1,11 +1,13 @@
 """Codes of tasks and classes: what a generator is conditioned on, and what it keeps of the past."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from lml_jax.concrete import concrete
 from lml_jax.losses import labelled
 from lml_jax.names import known
 from lml_jax.types import Batch, Key, Task
@@ -145,13 +147,15 @@ def check_learned(codes: Codes, learned: Array) -> None:
     Raises:
         ValueError: for no class at all, or a class that was never learned, naming it.
     """
-    if _traced(codes.mask) or _traced(learned):
+    known_now = concrete(codes.mask, learned)
+    if known_now is None:
         return
-    if not codes.mask.any():
+    mask, learned = known_now
+    if not mask.any():
         raise ValueError("the code has no class in its mask, expected at least one")
-    unknown = jnp.flatnonzero(codes.mask & ~learned).tolist()
+    unknown = np.flatnonzero(mask & ~learned).tolist()
     if unknown:
-        there = jnp.flatnonzero(learned).tolist()
+        there = np.flatnonzero(learned).tolist()
         raise ValueError(f"classes {unknown} were never learned, expected some of {there}")
 
 
@@ -161,14 +165,11 @@ def check_range(x: Array, span: tuple[float, float]) -> None:
     Raises:
         ValueError: naming the range found.
     """
-    if _traced(x) or not jnp.issubdtype(x.dtype, jnp.floating) or x.size == 0:
+    known_now = concrete(x)
+    if known_now is None or not jnp.issubdtype(x.dtype, jnp.floating) or x.size == 0:
         return
-    low, high = float(x.min()), float(x.max())
+    low, high = float(known_now[0].min()), float(known_now[0].max())
     if not (span[0] <= low and high <= span[1]):
         raise ValueError(
             f"examples are in {low:g}..{high:g}, expected the declared range {span[0]}..{span[1]}"
         )
-
-
-def _traced(x: Any) -> bool:
-    return isinstance(x, jax.core.Tracer)

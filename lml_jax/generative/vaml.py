@@ -8,6 +8,7 @@ import optax
 from jax import Array
 
 from lml_jax import nets, train
+from lml_jax.concrete import concrete
 from lml_jax.generative import class_model, evidence, posterior
 from lml_jax.generative.class_model import Model
 from lml_jax.generative.evidence import Noise, Parts
@@ -157,7 +158,8 @@ def _predict(model: Model, params: Params, fast: Posterior, x: Array) -> Array:
 def _sample(model: Model, state: train.TrainState, code: Posterior, key: Key, *, n: int) -> Batch:
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    seen = code.seen > 0
-    if not isinstance(seen, jax.core.Tracer) and not seen.any():
+    known_now = concrete(code.seen)
+    if known_now is not None and not (known_now[0] > 0).any():
         raise ValueError("the code has seen no class: its weights are all 0")
+    seen = code.seen > 0
     return class_model.sample(model, state.params, class_model.stored(code, seen), key, n=n)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lml_jax import losses
-from lml_jax.classifiers import check_support, width_of
+from lml_jax.classifiers import check_complete, width_of
 from lml_jax.names import known
 from lml_jax.types import Batch, Context, Key, Learner, Net, Params
 
@@ -55,7 +55,7 @@ def matching(
 
     Raises:
         ValueError: for an unknown kernel, a tau that is not positive, no class; in `adapt`,
-            outside jit, for a first support set that misses a class.
+            outside jit, for a first support set that misses a class, or labels past the range.
 
     Example:
         >>> from lml_jax import nets
@@ -73,7 +73,7 @@ def matching(
     known(kernel, KERNELS, what="kernel")
     if classes < 1:
         raise ValueError(f"classes must be at least 1, got {classes}")
-    if tau <= 0:
+    if not tau > 0:
         raise ValueError(f"tau must be positive, got {tau}")
 
     def init(key: Key, x_example: Array) -> Params:
@@ -94,15 +94,15 @@ def matching(
         fast: Attended | None = None,
         keep: Array | None = None,
     ) -> Attended:
+        weight = losses.labelled(support, keep)
+        losses.check_labels(support.y, classes)
         if fast is None:
-            check_support(support, classes, keep)
+            check_complete(support, classes, keep)
             empty = jnp.zeros((0, width_of(net, params["net"], support.x)))
             fast = Attended(empty, jnp.zeros(0, jnp.int32), jnp.zeros(0))
         if support.x.shape[0] == 0:
             return fast
-        new = Attended(
-            net.apply(params["net"], support.x), support.y, losses.labelled(support, keep)
-        )
+        new = Attended(net.apply(params["net"], support.x), support.y, weight)
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), fast, new)
 
     def predict(params: Params, fast: Attended, x: Array) -> Array:
@@ -110,8 +110,8 @@ def matching(
         if g.shape[0] == 0:
             return jnp.full((x.shape[0], classes), -jnp.inf)
         if context is not None:
-            g = context.support(params["context"], g)
-            f = context.query(params["context"], f, g)
+            g = context.support(params["context"], g, fast.weight)
+            f = context.query(params["context"], f, g, fast.weight)
         alike = _cosine(f, g) if kernel == "cosine" else -losses.squared_distances(f, g)
         return class_scores(jnp.exp(params["log_tau"]) * alike, fast, classes)
 

@@ -9,6 +9,7 @@ import optax
 from jax import Array
 
 from lml_jax import losses, train
+from lml_jax.concrete import concrete
 from lml_jax.lifelong.gradient import begin, head_loss, labels_of
 from lml_jax.lifelong.head import Head, classes_in, training_mask
 from lml_jax.memory import Bank, class_balanced, draw_each
@@ -190,7 +191,7 @@ def memory_learner(
         return losses.mask_logits(logits, keep)
 
     def recall(state: State, x: Array, key: Key) -> Array:
-        if not isinstance(state.finished, jax.core.Tracer) and state.finished == 0:
+        if concrete(state.finished) == [0]:
             raise ValueError("nothing was learned yet: recall needs a task that is finished")
         params, fast = state.train.params, state.fast
         if fast is None:

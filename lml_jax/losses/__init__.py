@@ -6,6 +6,7 @@ from lml_jax.losses.adversarial import non_saturating_loss as non_saturating_los
 from lml_jax.losses.adversarial import relativistic_loss as relativistic_loss
 from lml_jax.losses.adversarial import saturating_loss as saturating_loss
 from lml_jax.losses.parts import are_labels as are_labels
+from lml_jax.losses.parts import check_labels as check_labels
 from lml_jax.losses.parts import labelled as labelled
 from lml_jax.losses.parts import mask_logits as mask_logits
 from lml_jax.losses.parts import squared_distances as squared_distances

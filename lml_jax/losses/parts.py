@@ -1,9 +1,11 @@
 """What losses are made from: weights of examples, distances, labels in play."""
 
 import chex
+import jax
 import jax.numpy as jnp
 from jax import Array
 
+from lml_jax.concrete import concrete
 from lml_jax.types import Batch
 
 
@@ -34,12 +36,18 @@ def labelled(batch: Batch, keep: Array | None = None) -> Array:
 
     `keep` is bool [C] or [n, C], the labels in play; None is all of them.
 
+    Raises:
+        ValueError: for x, y and weight of different lengths.
+
     Example:
         >>> batch = Batch(jnp.zeros((3, 1)), jnp.array([0, 1, -1]))
         >>> labelled(batch, jnp.array([False, True])).tolist()
         [0.0, 1.0, 0.0]
     """
     weight = jnp.ones(batch.x.shape[0]) if batch.weight is None else batch.weight
+    lengths = [part.shape[0] for part in (batch.x, batch.y, weight)]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"x, y and weight must be of one length, got {lengths}")
     if not are_labels(batch.y):
         return weight
     part = batch.y >= 0
@@ -48,6 +56,20 @@ def labelled(batch: Batch, keep: Array | None = None) -> Array:
         rows = jnp.broadcast_to(keep, (own.shape[0], keep.shape[-1]))
         part &= jnp.take_along_axis(rows, own, axis=1)[:, 0]
     return jnp.where(part, weight, 0.0)
+
+
+def check_labels(y: Array, classes: int) -> None:
+    """Raise unless labels y (any shape; -1 is unlabelled) are in -1..C-1, where they are known.
+
+    Raises:
+        ValueError: naming the range found.
+    """
+    known_now = concrete(y)
+    if known_now is None or y.size == 0:
+        return
+    low, high = int(known_now[0].min()), int(known_now[0].max())
+    if low < -1 or high >= classes:
+        raise ValueError(f"labels are in {low}..{high}, expected -1..{classes - 1}")
 
 
 def squared_distances(z: Array, c: Array, precision: Array | None = None) -> Array:
@@ -60,6 +82,10 @@ def squared_distances(z: Array, c: Array, precision: Array | None = None) -> Arr
         [[4.0, 5.0]]
     """
     chex.assert_rank([z, c], 2)
+    # What all have in common is taken off, or it would drown the differences in float32. Not the
+    # mean of c: a class without examples has its centre at 0.
+    offset = jax.lax.stop_gradient(z.mean(0, keepdims=True))
+    z, c = z - offset, c - offset
     # Multiplied out into one matrix product, so that nothing of size [n, C, d] is made.
     if precision is None:
         d = jnp.square(z).sum(1)[:, None] - 2 * z @ c.T + jnp.square(c).sum(1)[None, :]

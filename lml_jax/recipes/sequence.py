@@ -52,9 +52,9 @@ def sequence(settings: FewShot, *, draws: int = 20, seeds: int = 1) -> Callable[
     """
 
     def run_seed(seed: int, out: Path) -> str:
-        folder = open_folder(out)
-        trained = run_fewshot(replace(settings, seed=seed), folder / "train")
-        result = score_sequence(settings, folder / "train" / "params.npz", draws=draws)
+        folder, own = open_folder(out), replace(settings, seed=seed)
+        trained = run_fewshot(own, folder / "train")
+        result = score_sequence(own, folder / "train" / "params.npz", draws=draws)
         return write(folder, {"trained": trained, **result})
 
     def run(out: Path) -> str:

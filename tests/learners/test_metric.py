@@ -93,13 +93,11 @@ def test_padding_and_unlabelled_examples_take_no_part(make):
     learner = make(3)
     support, query, _ = task()
     params = learner.init(KEY, support.x)
-    if "context" in params:
-        pytest.skip("an LSTM over the support set sees every example of it")
     full = learner.adapt(params, support, KEY)
     more = Batch(
-        jnp.concatenate([support.x, support.x[:2] + 5]),
-        jnp.append(support.y, jnp.array([-1, 1], jnp.int32)),
-        jnp.append(jnp.ones(12), jnp.array([1.0, 0.0])),
+        jnp.concatenate([support.x[:5], support.x[:2] + 5, support.x[5:]]),
+        jnp.insert(support.y, 5, jnp.array([-1, 1], jnp.int32)),
+        jnp.insert(jnp.ones(12), 5, jnp.array([1.0, 0.0])),
     )
     padded = learner.adapt(params, more, KEY)
     np.testing.assert_allclose(
@@ -121,6 +119,38 @@ def test_inside_jit_a_missing_class_is_masked_and_outside_it_is_an_error(make):
         learner.adapt(params, two, KEY)
     with pytest.raises(ValueError, match=r"in 0..7, expected -1..2"):
         learner.adapt(params, support._replace(y=support.y.at[0].set(7)), KEY)
+
+
+@every
+def test_labels_out_of_range_are_refused_or_inside_jit_take_no_part(make):
+    learner = make(3)
+    support, query, _ = task()
+    params = learner.init(KEY, support.x)
+    odd = support._replace(y=support.y.at[0].set(7))
+    fast = learner.adapt(params, support, KEY)
+    with pytest.raises(ValueError, match=r"in 0..7, expected -1..2"):
+        learner.adapt(params, odd, KEY, fast)
+    logits = learner.predict(params, jax.jit(learner.adapt)(params, odd, KEY), query.x)
+    assert jnp.isfinite(logits).all()
+    with pytest.raises(ValueError, match=r"of one length, got \[12, 11, 12\]"):
+        learner.adapt(params, support._replace(y=support.y[1:]), KEY)
+
+
+@every
+def test_known_labels_inside_jit_scan_and_checkpoint(make):
+    """A label that is known is no tracer, but what `jnp` makes of it inside jit is one."""
+    learner = make(3)
+    support, query, _ = task()
+    params = learner.init(KEY, support.x)
+
+    def logits(params):
+        fast = learner.adapt(params, support, KEY)
+        return learner.predict(params, learner.adapt(params, support, KEY, fast), query.x)
+
+    want = logits(params)
+    scanned = jax.lax.scan(lambda carry, _: (carry, logits(params)), 0, length=1)[1][0]
+    for got in (jax.jit(logits)(params), scanned, jax.checkpoint(logits)(params)):
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
 
 
 @every
@@ -190,7 +220,7 @@ def test_a_support_set_in_context_depends_on_all_of_it():
     context = nets.lstm_context(8, steps=3)
     z = jax.random.normal(KEY, (5, 8))
     params = context.init(KEY, z)
-    slope = jax.jacobian(lambda z: context.support(params, z)[2])(z)
+    slope = jax.jacobian(lambda z: context.support(params, z, jnp.ones(5))[2])(z)
     assert (jnp.abs(slope).sum((0, 2)) > 0).all()
 
 
@@ -199,5 +229,7 @@ def test_bad_arguments_are_named():
         matching(NET, classes=3, kernel="cosin")
     with pytest.raises(ValueError, match="tau must be positive, got 0"):
         matching(NET, classes=3, tau=0.0)
+    with pytest.raises(ValueError, match="tau must be positive, got nan"):
+        matching(NET, classes=3, tau=float("nan"))
     with pytest.raises(ValueError, match="got 8 and 0"):
         nets.lstm_context(8, steps=0)
