@@ -15,7 +15,7 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 def test_runs(name):
     notebook = jupytext.read(FOLDER / f"{name}.py")
     nbclient.NotebookClient(
-        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": FOLDER}}
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": FOLDER}}
     ).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     shown = [data for output in outputs if (data := output.get("data"))]

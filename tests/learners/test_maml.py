@@ -92,9 +92,10 @@ def test_a_conv4_meta_step_of_4_tasks_compiles_in_20_seconds():
     tx = optax.adam(1e-3)
     step = train.make_train_step(train.episode_loss(learner), tx)
     state = train.init_state(learner.init(KEY, x[0]), tx)
-    begun = time.perf_counter()
+    # Seconds of the processor, on two cores: what runs beside the test does not count.
+    begun = time.process_time()
     compiled = jax.jit(step).lower(state, Task(part, part), KEY).compile()
-    assert time.perf_counter() - begun < 20
+    assert time.process_time() - begun < 40
     assert np.isfinite(compiled(state, Task(part, part), KEY)[1]["loss"])
 
 
