@@ -244,8 +244,8 @@ def test_bad_arguments_are_named(stream):
         query = episodes.query._replace(y=episodes.query.y + wrong)
         with pytest.raises(ValueError, match=r"expected -1\.\.5"):
             of.step(after(stream, 0, of), episodes._replace(query=query), KEY)
+    small = memory_learner(protonet(NET, classes=5), optax.adam(1e-2), head_of(stream))
     with pytest.raises(ValueError, match="the learner has 5 classes, expected 6"):
-        small = memory_learner(protonet(NET, classes=5), optax.adam(1e-2), head_of(stream))
         after(stream, 0, small)
     with pytest.raises(ValueError, match="keep their size"):
         after(stream, 1, learner(stream, "matching", recall_by="statistics"))
