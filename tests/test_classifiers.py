@@ -143,6 +143,18 @@ def test_squared_distances_inside_jit(n, c, d, weighted):
     np.testing.assert_allclose(got, by_hand.sum(2), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_common_offset_costs_no_precision(weighted):
+    keys = jax.random.split(jax.random.key(0), 3)
+    z, c = jax.random.normal(keys[0], (30, 6)), jax.random.normal(keys[1], (10, 6))
+    p = jax.random.uniform(keys[2], (10, 6), minval=0.5) if weighted else None
+    z, c = z + 300.0, (c + 300.0).at[0].set(0.0)  # a class without examples
+    want = (np.asarray(z, float)[:, None] - np.asarray(c, float)[None]) ** 2
+    want = (want * (1.0 if p is None else np.asarray(p)[None])).sum(2)
+    got = losses.squared_distances(z, c, p)
+    np.testing.assert_allclose(got[:, 1:], want[:, 1:], rtol=1e-4, atol=1e-3)
+
+
 def test_distances_are_never_negative_and_their_root_has_a_gradient():
     z = jnp.ones((1, 3)) * 1000.1
     near = nearest_mean(1, distance="euclidean")

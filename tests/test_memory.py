@@ -307,7 +307,7 @@ def test_items_that_do_not_fit_are_refused(batch, message):
 
 def test_leaves_of_different_lengths_are_refused():
     bank = fifo(2)
-    with pytest.raises(ValueError, match=r"shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"\(3,\).*shape \(n,\) with the same n \(here 2\)"):
         bank.insert(bank.init(ITEM), (items(2)[0], jnp.zeros(3, jnp.int32)), KEY)
 
 
@@ -373,12 +373,26 @@ def test_an_unknown_rule_is_refused():
         ({"n": 2, "weights": jnp.ones(2)}, r"shape \(3,\), got \(2,\)"),
         ({"n": 2, "weights": jnp.ones(3), "group": 0}, "only one"),
         ({"n": 2, "group": 3}, r"groups must be in 0\.\.2, got 3"),
+        ({"n": 2, "group": 1.7}, "group must be an integer, got float32"),
+        ({"n": 2, "weights": jnp.array([-1.0, 1, 2])}, "finite and at least 0, got"),
+        ({"n": 2, "weights": jnp.array([1.0, jnp.nan, 2])}, "finite and at least 0, got"),
     ],
 )
 def test_samples_that_make_no_sense_are_refused(options, message):
     bank = task_indexed(2, tasks=3)
     with pytest.raises(ValueError, match=message):
         bank.sample(bank.init(ITEM), KEY, **options)
+
+
+def test_inside_jit_a_bad_weight_counts_as_0():
+    bank = task_indexed(2, tasks=3)
+    state = filled_with(bank, [0.0, 1.0, 2.0], [0, 1, 2])
+    w = jnp.array([-5.0, jnp.nan, 1.0])
+    draw = jax.jit(lambda w: bank.sample(state, KEY, n=20, weights=w))
+    (x, _), valid = draw(w)
+    assert valid.all()
+    assert set(x.tolist()) == {2.0}
+    assert not draw(-jnp.ones(3))[1].any()
 
 
 @pytest.mark.parametrize("n", [0, 4])

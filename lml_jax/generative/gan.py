@@ -15,6 +15,7 @@ from lml_jax.generative.adversary import LOSSES, Game, GanState, scaled
 from lml_jax.generative.codes import Codes
 from lml_jax.generative.transfer import REDUCTIONS, transfers
 from lml_jax.names import known
+from lml_jax.train import copy
 from lml_jax.types import Batch, ConditionalNet, Generator, Key
 
 Finish = Callable[[Any, Batch, Key], Any]  # (state, training examples of the task, key) -> state
@@ -136,11 +137,11 @@ def _init(game: Game, table: Codes, key: Key, x_example: Array) -> GanState:
     x, z = scaled(x_example, game.span)[:1], jnp.zeros((1, game.noise))
     h = table.h[0, :1]
     g, d = game.generator.init(key_g, z, h), game.discriminator.init(key_d, x, h)
-    made = jax.eval_shape(game.generator.apply, g, z, h).shape[1:]
-    if made != x.shape[1:]:
-        raise ValueError(f"the generator makes {made}, expected examples of {x.shape[1:]}")
+    makes = jax.eval_shape(game.generator.apply, g, z, h).shape[1:]
+    if makes != x.shape[1:]:
+        raise ValueError(f"the generator makes {makes}, expected examples of {x.shape[1:]}")
     fine = jnp.full((), -1, jnp.int32)
-    return GanState(
+    made = GanState(
         step=jnp.zeros((), jnp.int32),
         bad_step=fine,
         bad_net=fine,
@@ -154,6 +155,8 @@ def _init(game: Game, table: Codes, key: Key, x_example: Array) -> GanState:
         memory=game.transfer.init(d, x, table.mask),
         finished=jnp.zeros((), jnp.int32),
     )
+    # In buffers of its own: what is donated may not hold one twice.
+    return copy(made)
 
 
 def _sample(
@@ -184,7 +187,7 @@ def _finish(game: Game, state: GanState, batch: Batch, key: Key) -> GanState:
     return state._replace(
         g_opt=game.g_tx.init(state.g),
         d_opt=game.d_tx.init(state.d),
-        teacher=state.ema,
+        teacher=copy(state.ema),
         codes=jax.tree.map(lambda all_, one: all_.at[i].set(one), state.codes, own),
         memory=game.transfer.keep(state.memory, i, state.d, inside, key),
         finished=i + 1,

@@ -137,9 +137,8 @@ def lifelong_generative(
         state = train.init_state(params, tx)
         made = generator.init(key_generator, x)
         zero = jnp.zeros((), jnp.int32)
-        # A copy: what is donated may not hold a buffer twice.
-        teacher = jax.tree.map(jnp.copy, params)
-        return State(state, head.known, made, zero, zero, teacher, head.known)
+        # In buffers of its own: what is donated may not hold one twice.
+        return train.copy(State(state, head.known, made, zero, zero, params, head.known))
 
     def step(state: State, episodes: Task, key: Key) -> tuple[State, Metrics]:
         key_generator, key_replay, key_code, key_own = jax.random.split(key, 4)
@@ -184,12 +183,13 @@ def lifelong_generative(
         return moved, {"loss": value, **metrics, **shown}
 
     def end_task(state: State, batch: Batch, key: Key) -> State:
+        begun, teacher, taught = train.copy((state.train.step, state.train.params, state.seen))
         return state._replace(
             generator=finish(state.generator, batch, key),
             finished=state.finished + 1,
-            begun=state.train.step,
-            teacher=state.train.params,
-            taught=state.seen,
+            begun=begun,
+            teacher=teacher,
+            taught=taught,
         )
 
     def predict(state: State, support: Batch, x: Array, key: Key) -> Array:

@@ -93,7 +93,8 @@ def lifelong_learner(
         params = learner.init(key, example.x[None]) if params is None else params
         past = history.init(bank, example, tasks=head.tasks)
         fast = begin(learner, params, example.x[None])
-        return State(train.init_state(params, tx), head.known, past, fast)
+        # In buffers of its own: the state may be donated, what it was made from is used again.
+        return train.copy(State(train.init_state(params, tx), head.known, past, fast))
 
     def step(state: State, episodes: Task, key: Key) -> tuple[State, Metrics]:
         seen = state.seen
@@ -107,7 +108,8 @@ def lifelong_learner(
         past = history.finish(bank, state.history, batch, key_bank)
         keep = training_mask(head, state.seen, state.history.finished)
         fast = recall_with(state.train.params, batch, keep, past, key_recall)
-        return state._replace(history=past, fast=fast)
+        # A copy: what is donated may not hold a buffer twice, and these may be the parameters.
+        return state._replace(history=past, fast=train.copy(fast))
 
     def predict(state: State, support: Batch, x: Array, key: Key) -> Array:
         params, keep = state.train.params, classes_in(support.y, head.classes)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from lml_jax.losses import check_labels
 from lml_jax.types import Stream
 
 
@@ -41,10 +42,14 @@ def head_of(stream: Stream, *, task_incremental: bool = False) -> Head:
 def classes_in(y: Array, classes: int) -> Array:
     """Which labels occur in y (any shape; -1 is unlabelled): bool [C].
 
+    Raises:
+        ValueError: for labels outside -1..C-1 where they are known; inside jit they are left out.
+
     Example:
         >>> classes_in(jnp.array([2, 0, -1]), 3).tolist()
         [True, False, True]
     """
+    check_labels(y, classes)
     return jnp.zeros(classes, bool).at[jnp.where(y >= 0, y, classes)].set(True, mode="drop")
 
 

@@ -10,9 +10,10 @@ from jax import Array
 
 from lml_jax import losses, train
 from lml_jax.concrete import concrete
+from lml_jax.lifelong.draws import Drawn, contents, draw, without_gaps
 from lml_jax.lifelong.gradient import begin, head_loss, labels_of
 from lml_jax.lifelong.head import Head, classes_in, training_mask
-from lml_jax.memory import Bank, class_balanced, draw_each
+from lml_jax.memory import Bank, class_balanced
 from lml_jax.names import known
 from lml_jax.parallel import BatchLoss, vmap_mean
 from lml_jax.types import (
@@ -58,14 +59,6 @@ class State(NamedTuple):
         return self.bank, self.fast
 
 
-class Drawn(NamedTuple):
-    """From the bank: a support set, and queries of past tasks, `task` int [n] for each."""
-
-    support: Batch
-    query: Batch
-    task: Array
-
-
 def memory_learner(
     learner: Learner,
     tx: optax.GradientTransformation,
@@ -91,7 +84,10 @@ def memory_learner(
     given.
 
     Args:
-        learner: one that classifies by its support set: `protonet`, `gemcl`, `matching`.
+        learner: one that classifies by its support set: `protonet`, `gemcl`, `matching`, over the
+            head's C classes. Its net must treat each example by itself, as norm="group" does, or
+            hold frozen statistics (`Net.freeze`): with those of a batch, the memory of a task
+            would depend on which others are recalled beside it.
         tx: the outer update rule; its state is carried from task to task.
         head: the label space, from `head_of(stream)`.
         transfer: lambda >= 0; 0 for no knowledge transfer.
@@ -114,8 +110,9 @@ def memory_learner(
 
     Raises:
         ValueError: for a negative lambda, an unknown form or recall, numbers below 1, more shots
-            than samples; in `step`, for episodes with labels of their own; in `recall`, outside
-            jit, before anything was learned.
+            than samples; in `init`, for a learner of other than C classes; in `step`, for episodes
+            with labels of their own; outside jit, for labels outside -1..C-1, and in `recall`
+            before anything was learned.
 
     Example:
         >>> from lml_jax import nets
@@ -144,7 +141,7 @@ def memory_learner(
         )  # fmt: skip
         own = task.support._replace(weight=losses.labelled(task.support))
         support = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), own, drawn.support)
-        fast = learner.adapt(params, support, key_adapt)
+        fast = learner.adapt(params, without_gaps(support), key_adapt)
         value, accuracy = head_loss(learner, params, fast, task.query, keep)
         metrics = {"query_loss": value, "accuracy": accuracy}
         if transfer > 0:
@@ -163,8 +160,11 @@ def memory_learner(
         params = learner.init(key, example.x[None]) if params is None else params
         item = (example.x, example.y, jnp.zeros((), jnp.int32))
         zero = jnp.zeros((), jnp.int32)
+        _check_classes(learner, params, example.x[None], head.classes)
         fast = begin(learner, params, example.x[None]) if recall_by == "statistics" else None
-        return State(train.init_state(params, tx), head.known, bank.init(item), zero, fast)
+        # In buffers of its own: the state may be donated, what it was made from is used again.
+        state = State(train.init_state(params, tx), head.known, bank.init(item), zero, fast)
+        return train.copy(state)
 
     def step(state: State, episodes: Task, key: Key) -> tuple[State, Metrics]:
         seen = state.seen
@@ -174,6 +174,7 @@ def memory_learner(
         return state._replace(train=trained, seen=seen), metrics
 
     def end_task(state: State, batch: Batch, key: Key) -> State:
+        seen = state.seen | classes_in(batch.y, head.classes)
         key_bank, key_adapt = jax.random.split(key)
         where = losses.labelled(batch) > 0
         items = (batch.x, batch.y, jnp.full(batch.y.shape, state.finished))
@@ -182,7 +183,6 @@ def memory_learner(
             fast = learner.adapt(state.train.params, batch, key_adapt, fast)
             _check_same_shapes(state.fast, fast)
         stored = bank.insert(state.bank, items, key_bank, where)
-        seen = state.seen | classes_in(batch.y, head.classes)
         return State(state.train, seen, stored, state.finished + 1, fast)
 
     def predict(state: State, support: Batch, x: Array, key: Key) -> Array:
@@ -200,45 +200,6 @@ def memory_learner(
         return learner.predict(params, fast, x)
 
     return LifelongLearner(init, step, end_task, predict, recall)
-
-
-def contents(bank: Bank) -> Batch:
-    """All that a bank of (x, y, task) has room for, [C * capacity]; weight 0 where it is empty."""
-    x, y, _ = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), bank.items)
-    return Batch(x, y, bank.filled.reshape(-1).astype(float))
-
-
-def draw(
-    bank: Bank, finished: Array, key: Key, *, shots: int, n: int, every: bool, queries: bool
-) -> Drawn:
-    """A support set of `shots` samples a class of the bank, and queries that are not among them.
-
-    With `every`, all other samples are queries; else n, with replacement, of one task that is
-    drawn uniformly among those finished.
-    """
-    key_each, key_task, key_rows = jax.random.split(key, 3)
-    capacity = bank.filled.shape[1]
-    (x, y, task), valid = draw_each(bank, key_each, n=capacity if queries else shots)
-
-    def flat(leaf: Array) -> Array:
-        return leaf.reshape(-1, *leaf.shape[2:])
-
-    def batch(part: slice) -> Batch:
-        return Batch(
-            flat(x[:, part]), flat(y[:, part]).astype(jnp.int32), flat(valid[:, part]).astype(float)
-        )
-
-    support, rest = batch(slice(0, shots)), batch(slice(shots, None))
-    tasks = flat(task[:, shots:])
-    if not queries or every:
-        return Drawn(support, rest, tasks)
-    j = jax.random.randint(key_task, (), 0, jnp.maximum(finished, 1))
-    of_j = (tasks == j) & (losses.labelled(rest) > 0)
-    chosen = jax.random.categorical(key_rows, jnp.where(of_j, 0.0, -jnp.inf), shape=(n,))
-    chosen = jnp.where(of_j.any(), chosen, 0)
-    rest = jax.tree.map(lambda leaf: leaf[chosen], rest)
-    found = jnp.broadcast_to(of_j.any(), (n,)).astype(float)
-    return Drawn(support, rest._replace(weight=found), jnp.full(n, j))
 
 
 def _sum_over_tasks(each: Array, drawn: Drawn, finished: Array, tasks: int, every: bool) -> Array:
@@ -264,6 +225,12 @@ def _check(transfer: float, per_class: int, shots: int, transfer_queries: int) -
             f"{shots} shots of the {per_class} samples kept of each class leave no queries for the "
             f"transfer: expected at most {most}"
         )
+
+
+def _check_classes(learner: Learner, params: Params, x: Array, classes: int) -> None:
+    found = jax.eval_shape(lambda p: learner.predict(p, begin(learner, p, x), x), params).shape[1]
+    if found != classes:
+        raise ValueError(f"the learner has {found} classes, expected {classes}, as the head has")
 
 
 def _check_same_shapes(before: Any, after: Any) -> None:

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from lml_jax.concrete import concrete
 from lml_jax.names import known
 from lml_jax.types import Key, MemoryBank
 
@@ -144,10 +146,12 @@ def sample(
     Where there is nothing to draw, the item means nothing and `valid` is False.
 
     `weights` is w >= 0, float [G], 1 if None; `group`, int [] or [n], is taken instead of drawn.
+    Inside jit a weight that is negative or nan counts as 0.
 
     Raises:
         ValueError: for n below 1, weights of another shape, both weights and a group, or a group
-            outside 0..G-1 where its value is known.
+            that is no integer; where values are known, for a group outside 0..G-1, or weights that
+            are negative or not finite.
 
     Example:
         >>> bank = reservoir(4)
@@ -165,10 +169,14 @@ def sample(
         w = jnp.ones(groups) if weights is None else jnp.asarray(weights)
         if w.shape != (groups,):
             raise ValueError(f"weights must be of shape ({groups},), got {w.shape}")
-        p = jnp.where(size > 0, w, 0.0)
+        _check_weights(w)
+        p = jnp.where((size > 0) & (w > 0), w, 0.0)
         drawn = jax.random.choice(key_group, groups, (n,), p=p)
         row = jnp.where(p.any(), drawn, groups)
     else:
+        group = jnp.asarray(group)
+        if not jnp.issubdtype(group.dtype, jnp.integer):
+            raise ValueError(f"group must be an integer, got {group.dtype}")
         row = _inside(jnp.broadcast_to(group, (n,)), True, groups, "groups")
     held = size.at[row].get(mode="fill", fill_value=0)
     slot = jax.random.randint(key_slot, (n,), 0, jnp.maximum(held, 1))
@@ -256,9 +264,10 @@ def offered_items(
     n = next((leaf.shape[0] for leaf in leaves if leaf.ndim), 0)
     for stored, new in zip(jax.tree.leaves(bank.items), leaves, strict=True):
         if new.shape != (n, *stored.shape[2:]) or new.dtype != stored.dtype:
+            wanted = ", ".join(["n", *map(str, stored.shape[2:])]) + "," * (stored.ndim == 2)
             raise ValueError(
-                f"a batch of shape {new.shape} and type {new.dtype} does not fit a bank of items "
-                f"of shape {stored.shape[2:]} and type {stored.dtype}"
+                f"a leaf of shape {new.shape} and type {new.dtype} does not fit the bank: expected "
+                f"shape ({wanted}) with the same n (here {n}) in every leaf, of {stored.dtype}"
             )
     if n < 1:
         raise ValueError("a batch to insert must have at least 1 item, got 0")
@@ -271,11 +280,18 @@ def offered_items(
     return batch, _inside(group, offered, len(bank.seen), what)
 
 
+def _check_weights(w: Array) -> None:
+    known_now = concrete(w)
+    if known_now is not None and not (np.isfinite(known_now[0]) & (known_now[0] >= 0)).all():
+        raise ValueError(f"weights must be finite and at least 0, got {known_now[0].tolist()}")
+
+
 def _inside(group: Array, counts: Array | bool, groups: int, what: str) -> Array:
     """`group` int [n] where it `counts` and is in 0..G-1; else G, which is out of bounds."""
     group = group.astype(jnp.int32)  # a uint8 could not hold G
     inside = (group >= 0) & (group < groups)
-    wrong = counts & ~inside
-    if not isinstance(wrong, jax.core.Tracer) and wrong.any():
-        raise ValueError(f"{what} must be in 0..{groups - 1}, got {int(group[wrong][0])}")
+    known_now = concrete(group, counts & ~inside)
+    if known_now is not None and known_now[1].any():
+        found = known_now[0][known_now[1]][0]
+        raise ValueError(f"{what} must be in 0..{groups - 1}, got {found}")
     return jnp.where(counts & inside, group, groups)

@@ -16,8 +16,9 @@ def herding(
 ) -> MemoryBank:
     """Exemplars whose running mean stays nearest to the mean of their class, in that order.
 
-    p_k = argmin_x || mu - 1/k (phi(x) + sum_{j<k} phi(p_j)) ||, over x not chosen before: the
-    first m slots are what a capacity of m would have chosen. To be run at the end of a task.
+    p_k = argmin_x || mu - 1/k (phi(x) + sum_{j<k} phi(p_j)) ||, over x not chosen before: of a
+    class that came once, the first m slots are what a capacity of m would have chosen. To be run
+    at the end of a task.
 
     A class that comes again has its exemplars chosen anew, from what is stored and what is new,
     with mu the mean of all that was ever offered. `feature_of` takes phi, float [n, ...], out of

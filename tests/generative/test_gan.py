@@ -300,6 +300,15 @@ def test_bad_data_is_refused():
     assert inside.y.tolist() == [1, 1, 1, 1]
 
 
+def test_known_examples_and_codes_inside_jit():
+    gan, finish, _, state, _ = after_one_task()
+    batch = batch_of([0, 1])
+    jax.jit(lambda s: finish(s, batch, KEY))(state)
+    code = gan.encode(state, batch, KEY)
+    inside = jax.jit(lambda key: gan.sample(state, code, key, n=4))(KEY)
+    assert inside.y.tolist() == [0, 0, 1, 1]
+
+
 def test_images_of_uint8_are_taken():
     gan, finish = conditional_gan(
         nets.generator([8], (4, 4)), nets.projection_discriminator([8]), optax.adam(1e-3),

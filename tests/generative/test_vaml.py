@@ -267,6 +267,13 @@ def test_bad_images_and_requests_are_refused():
         generator.sample(state, nothing, KEY, n=1)
 
 
+def test_known_images_inside_jit():
+    learner, generator = class_model()
+    batch = images_of(KEY)
+    params = generator.init(KEY, batch.x).params
+    jax.jit(lambda params: learner.adapt(params, batch, KEY))(params)
+
+
 def test_bad_settings_are_refused():
     parts = mlp_parts(nets.mlp([8], 8), pixels=35, hidden=[8], head=nets.mlp([], 9))
     with pytest.raises(ValueError, match="nothing would train the head"):

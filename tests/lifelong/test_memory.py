@@ -13,10 +13,11 @@ from lml_jax.data.streams import class_incremental, domain_incremental
 from lml_jax.learners.gemcl import gemcl
 from lml_jax.learners.matching import matching
 from lml_jax.learners.protonet import protonet
+from lml_jax.lifelong.draws import contents, draw
 from lml_jax.lifelong.head import head_of
-from lml_jax.lifelong.memory import contents, draw, memory_learner
+from lml_jax.lifelong.memory import memory_learner
 from lml_jax.lifelong.stream import run_stream
-from lml_jax.types import Batch
+from lml_jax.types import Batch, Net
 
 KEY = jax.random.key(0)
 TASKS, PER_TASK, PER_CLASS = 3, 2, 8
@@ -86,6 +87,30 @@ def test_every_example_enters_the_bank_once_with_its_task(stream):
     np.testing.assert_allclose(np.sort(kept, axis=0), np.sort(everything, axis=0))
 
 
+def test_empty_slots_hold_repeats_and_recall_does_not_depend_on_them(stream):
+    """A net that looks at its whole batch sees each stored example as often as any other."""
+    batch = stream.train(0)
+    first = stream.members[0].nonzero()[0]
+    rows = jnp.concatenate([jnp.flatnonzero(batch.y == c)[:PER_CLASS] for c in first])
+    x = jnp.concatenate([batch.x[rows] + i for i in range(TASKS)])
+    y = jnp.repeat(jnp.arange(CLASSES), PER_CLASS)
+    whole = nets.mlp([16], 8)
+    centred = Net(whole.init, lambda p, x: whole.apply(p, x) - x.mean() * x[:, :1])
+    for net, few in ((NET, "alone"), (centred, "batch statistics")):
+        logits = []
+        for capacity in (PER_CLASS, 3 * PER_CLASS):
+            of = memory_learner(
+                protonet(net, classes=CLASSES), optax.adam(1e-2), head_of(stream),
+                per_class=capacity, shots=3,
+            )  # fmt: skip
+            state = of.end_task(of.init(KEY, Batch(x[0], y[0])), Batch(x, y), KEY)
+            logits.append(of.recall(state, x, KEY))
+        np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-3, err_msg=few)
+    drawn = contents(after(stream, 1, learner(stream, per_class=20)).bank)
+    assert {tuple(row) for row in np.asarray(drawn.x)} == {tuple(r) for r in np.asarray(batch.x)}
+    assert drawn.weight.sum() == len(batch.y)
+
+
 @pytest.mark.parametrize("form", ["sum", "mean"])
 def test_a_drawn_task_is_an_unbiased_estimate(stream, form):
     """Both estimators, averaged over draws from the same bank, agree within 4 standard errors."""
@@ -143,6 +168,13 @@ def test_stored_statistics_are_the_prototypes_until_the_embedding_moves(stream):
         moved = state._replace(train=state.train._replace(params=params))
         logits[way] = recalls[way](moved, x, KEY)
     assert jnp.abs(logits["samples"] - logits["statistics"])[:, :4].max() > 1e-2
+
+
+def test_recall_of_a_known_state_inside_jit(stream):
+    of = learner(stream)
+    state, x = after(stream, 1, of), stream.test(0).x
+    got = jax.jit(lambda x: of.recall(state, x, KEY))(x)
+    np.testing.assert_allclose(got, of.recall(state, x, KEY), rtol=1e-3, atol=1e-4)
 
 
 def test_unseen_classes_are_masked(stream):
@@ -203,5 +235,17 @@ def test_bad_arguments_are_named(stream):
     local = stream.episodes(0, KEY)._replace(id=None)
     with pytest.raises(ValueError, match="number their classes"):
         of.step(after(stream, 0, of), local, KEY)
+    first = stream.train(0)
+    for wrong in (-100, 100):
+        odd = first._replace(y=first.y + wrong)
+        with pytest.raises(ValueError, match=r"expected -1\.\.5"):
+            of.end_task(after(stream, 0, of), odd, KEY)
+        episodes = stream.episodes(0, KEY)
+        query = episodes.query._replace(y=episodes.query.y + wrong)
+        with pytest.raises(ValueError, match=r"expected -1\.\.5"):
+            of.step(after(stream, 0, of), episodes._replace(query=query), KEY)
+    small = memory_learner(protonet(NET, classes=5), optax.adam(1e-2), head_of(stream))
+    with pytest.raises(ValueError, match="the learner has 5 classes, expected 6"):
+        after(stream, 0, small)
     with pytest.raises(ValueError, match="keep their size"):
         after(stream, 1, learner(stream, "matching", recall_by="statistics"))

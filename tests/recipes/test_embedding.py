@@ -115,6 +115,15 @@ def test_the_sequence_end_to_end(tmp_path, monkeypatch, tfds_dir):
         assert imread(tmp_path / "run" / f"{figure}.png").std() > 0
 
 
+def test_a_seed_is_scored_with_its_own_settings(tmp_path, monkeypatch):
+    used = []
+    for name in ("run_fewshot", "score_sequence"):
+        monkeypatch.setattr(sequence, name, lambda of, *_, **__: used.append(of.seed) or {})
+    monkeypatch.setattr(sequence, "write", lambda folder, result: "")
+    sequence.sequence(small(seed=7), seeds=2)(tmp_path / "run")
+    assert used == [0, 0, 1, 1]
+
+
 def test_bad_settings_are_named():
     with pytest.raises(ValueError, match="expected data other than 'sine'"):
         checked(FewShot(learner="protonet", data="sine"))

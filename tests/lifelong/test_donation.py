@@ -1,0 +1,79 @@
+"""The state of every lifelong learner may be donated, from `init` and from `end_task`."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from lml_jax import nets
+from lml_jax.data.sources import from_arrays
+from lml_jax.data.streams import class_incremental
+from lml_jax.generative.gan import conditional_gan
+from lml_jax.learners.gemcl import gemcl
+from lml_jax.learners.maml import maml
+from lml_jax.learners.protonet import protonet
+from lml_jax.lifelong.baselines import finetune, joint
+from lml_jax.lifelong.generative import lifelong_generative
+from lml_jax.lifelong.head import head_of
+from lml_jax.lifelong.maml import lifelong_maml
+from lml_jax.lifelong.memory import memory_learner
+from lml_jax.types import Batch
+
+KEY = jax.random.key(0)
+CLASSES, TX = 4, optax.adam(1e-2)
+NET = nets.mlp([8], CLASSES)
+DESCENT = maml(NET, optax.sgd(0.1), steps=1)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def generative(head):
+    generator, finish = conditional_gan(
+        nets.generator([8], (5,)), nets.projection_discriminator([8]), TX, TX, tasks=2,
+        classes=CLASSES, past_batch=4,
+    )  # fmt: skip
+    return lifelong_generative(DESCENT, TX, head, generator, finish, replay_batch=4)
+
+
+# name -> (the few-shot learner, head -> the lifelong learner)
+LEARNERS = {
+    "finetune": (DESCENT, lambda head: finetune(DESCENT, TX, head)),
+    "joint": (DESCENT, lambda head: joint(DESCENT, TX, head, capacity=20)),
+    "maml": (DESCENT, lambda head: lifelong_maml(DESCENT, TX, head)),
+    "maml-bank": (DESCENT, lambda head: lifelong_maml(DESCENT, TX, head, recall_on="bank")),
+    "generative": (DESCENT, generative),
+}
+for name, few_shot in {
+    "protonet": protonet(NET, classes=CLASSES),
+    "gemcl": gemcl(NET, classes=CLASSES),
+}.items():
+    for way in ("samples", "statistics"):
+        LEARNERS[f"{name}-{way}"] = (
+            few_shot,
+            lambda head, f=few_shot, way=way: memory_learner(f, TX, head, recall_by=way),
+        )
+
+
+@pytest.fixture(scope="module")
+def stream():
+    y = jnp.repeat(jnp.arange(CLASSES), 14)
+    data = from_arrays(jax.random.uniform(KEY, (len(y), 5)), y)
+    return class_incremental(
+        data, tasks=2, classes_per_task=2, seed=0, train_per_class=10, shots=3, queries=3,
+        meta_batch=1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("few_shot", "make"), LEARNERS.values(), ids=LEARNERS)
+def test_init_donate_init_donate_end_task_donate(stream, few_shot, make):
+    learner, first = make(head_of(stream)), stream.train(0)
+    step = jax.jit(learner.step, donate_argnums=0)
+    params = few_shot.init(KEY, first.x)
+    example = Batch(first.x[0], first.y[0])
+    for begin_from in (None, params, params):
+        state = learner.init(KEY, example, begin_from)
+        state, _ = step(state, stream.episodes(0, KEY), KEY)
+    for i in range(2):
+        state = learner.end_task(state, stream.train(i), KEY)
+        state, metrics = step(state, stream.episodes(i, KEY), KEY)
+    assert jnp.isfinite(metrics["loss"])
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((params, first)))
