@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from lml_jax.bench import race
+from lml_jax.bench.contestants import WORKLOADS
 from lml_jax.checkpoint import Stopped
 from lml_jax.recipes import fewshot as few
 from lml_jax.recipes import lifelong as life
@@ -82,11 +84,34 @@ def reproduce(
     print(published.reproduce(recipe, out or Path("runs") / recipe))
 
 
+def bench(
+    workloads: Annotated[tuple[str, ...], tyro.conf.Positional] = tuple(WORKLOADS),
+    *,
+    list: bool = False,
+    repeats: int = 10,
+    out: Path = Path("runs/bench"),
+) -> None:
+    """Throughput on this machine, beside the libraries that are installed (extra: bench).
+
+    Args:
+        workloads: names; all of them by default.
+        list: name them all.
+        repeats: turns of each contestant, interleaved.
+        out: a new folder for the results.
+    """
+    if list:
+        print("\n".join(f"{name}\n    {work.about}" for name, work in WORKLOADS.items()))
+        return
+    print(race.table(race.run_races(workloads, out, repeats=repeats)))
+    print(f"metrics.json and rates.png are in {out}")
+
+
 def main() -> None:
     """Run the command line; an error that a user can mend is one line, not a traceback."""
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"lifelong": lifelong, "fewshot": fewshot, "reproduce": reproduce}, prog="lml-jax"
+            {"lifelong": lifelong, "fewshot": fewshot, "reproduce": reproduce, "bench": bench},
+            prog="lml-jax",
         )
     except (ValueError, OSError, ModuleNotFoundError, DivergedError) as error:
         sys.exit(f"lml-jax: {error}")

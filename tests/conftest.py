@@ -2,6 +2,10 @@
 
 import os
 
+# Most tests mostly compile, and compare what does not depend on how well: the processes that they
+# start inherit this. Set before jax is imported, which reads it then.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+
 import jax
 import pytest
 
@@ -16,12 +20,13 @@ def x64():
         yield
 
 
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """For tests that mostly compile, and compare what does not depend on how well."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+@pytest.fixture
+def optimized():
+    """For tests of what the compiler makes of a program: its time, its memory, its buffers."""
+    quick = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", quick)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ CASES = [
 ]
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def reference(x, w, *, stride=1):

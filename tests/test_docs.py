@@ -12,8 +12,6 @@ import pytest
 
 import lml_jax
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NAMES = [
     module.name
     for module in pkgutil.walk_packages(lml_jax.__path__, "lml_jax.")

@@ -3,13 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from lml_jax import evaluate, nets
 from lml_jax.gain import Strength, jittered, trained_from_nothing
 from lml_jax.types import Batch, Task
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
 
 

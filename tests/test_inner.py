@@ -186,7 +186,7 @@ def test_negative_steps_are_refused(problem):
         inner.adapt(support, inner.start(theta, tx), tx, KEY, steps=-1)
 
 
-def test_memory_grows_by_one_copy_of_the_weights_per_step():
+def test_memory_grows_by_one_copy_of_the_weights_per_step(optimized):
     """From 5 to 20 inner steps of conv4: at most 1.2 x 15 x tasks x the bytes of the weights."""
     tasks = 2
     net = nets.conv4(5, filters=32, norm="transductive")

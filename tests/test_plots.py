@@ -212,3 +212,15 @@ def test_a_grid_of_samples_has_a_row_a_class(tmp_path):
     assert imread(plots.save(figure, tmp_path / "grid.png")).std() > 0
     with pytest.raises(ValueError, match=r"got \(3, 5, 8, 8\) and 2 labels"):
         plots.sample_grid(images, ["a", "b"])
+
+
+def test_rates_draw_a_row_a_peer_and_costs_a_line_a_curve():
+    ratio = {"median": 2.0, "low": 1.5, "high": 3.0}
+    race = {"workload": "maml-sine", "ratios": {"higher": ratio, "torchopt": ratio}}
+    (axes,) = plots.rates([race], ours="lml_jax").axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["maml-sine: torchopt", "maml-sine: higher"]
+    with pytest.raises(ValueError, match="no race has a contestant beside ours"):
+        plots.rates([{"workload": "head", "ratios": {}}], ours="lml_jax")
+    (axes,) = plots.costs({"a": {1: 2.0, 10: 2.0}, "b": {1: 3.0}}, of="tasks", unit="ms").axes
+    assert [line.get_label() for line in axes.get_lines()] == ["a", "b"]

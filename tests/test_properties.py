@@ -9,7 +9,6 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -18,8 +17,6 @@ from lml_jax import memory, metrics
 from lml_jax.data.episodes import episodes
 from lml_jax.data.sources import from_arrays
 from lml_jax.data.streams import class_incremental
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 # The same inputs in every run, and no clock: a shared machine may be slow.
 seeded = settings(max_examples=40, deadline=None, derandomize=True, database=None)

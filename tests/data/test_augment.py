@@ -8,7 +8,6 @@ import pytest
 from lml_jax.data.augment import Jitter, affine, jittered, turn, warp
 from lml_jax.types import Batch, Stream, Task
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
 X = jax.random.uniform(KEY, (3, 5, 5))
 

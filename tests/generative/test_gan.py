@@ -13,7 +13,6 @@ from lml_jax.generative.transfer import transfers
 from lml_jax.types import Batch, Task
 
 KEY = jax.random.key(0)
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 TASKS, CLASSES, SIZE = 3, 4, 5
 TRANSFERS = list(transfers(nets.projection_discriminator([4])))
 

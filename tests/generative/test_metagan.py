@@ -17,7 +17,6 @@ from lml_jax.learners.matching import matching
 from lml_jax.learners.protonet import protonet
 from lml_jax.types import Batch, ConditionalNet, Learner, Net, Task
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
 N, RATE = 3, 0.5
 NET = nets.mlp([32], N)

@@ -12,7 +12,6 @@ from lml_jax import losses
 from lml_jax.generative import posterior
 from lml_jax.generative.posterior import Posterior, Weights
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
 
 

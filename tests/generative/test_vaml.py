@@ -15,7 +15,6 @@ from lml_jax.generative.vaml import mlp_parts, vaml
 from lml_jax.generative.vaml_regression import predictive_nll, vaml_regression
 from lml_jax.types import Batch, Task
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
 C, SHAPE = 3, (6, 6)
 

@@ -14,7 +14,6 @@ from lml_jax.generative.vaml import mlp_parts
 from lml_jax.generative.vaml_stream import READINGS, vaml_stream
 from lml_jax.types import Batch, Task
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
 C, SHAPE = 4, (4, 4)
 

@@ -85,7 +85,7 @@ def test_a_network_written_by_hand_plugs_in():
     assert loss(params, same, KEY)[0] < before
 
 
-def test_a_conv4_meta_step_of_4_tasks_compiles_in_20_seconds():
+def test_a_conv4_meta_step_of_4_tasks_compiles_in_20_seconds(optimized):
     learner = maml(nets.conv4(5), optax.sgd(0.4), steps=1, unroll=True)
     x = jnp.zeros((4, 5, 28, 28), jnp.uint8)
     part = Batch(x, jnp.tile(jnp.arange(5, dtype=jnp.int32), (4, 1)))

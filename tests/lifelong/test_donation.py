@@ -23,7 +23,6 @@ KEY = jax.random.key(0)
 CLASSES, TX = 4, optax.adam(1e-2)
 NET = nets.mlp([8], CLASSES)
 DESCENT = maml(NET, optax.sgd(0.1), steps=1)
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def generative(head):

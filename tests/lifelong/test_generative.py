@@ -20,7 +20,6 @@ from lml_jax.lifelong.stream import run_stream
 from lml_jax.types import Batch, Generator
 
 KEY = jax.random.key(0)
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 CLASSES = 6
 
 

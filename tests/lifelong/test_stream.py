@@ -18,7 +18,6 @@ from lml_jax.lifelong.stream import run_stream, score
 from lml_jax.types import Batch
 
 KEY = jax.random.key(0)
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 CLASSES = 6
 
 

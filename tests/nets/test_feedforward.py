@@ -8,8 +8,6 @@ import pytest
 from lml_jax import nets
 from lml_jax.nets import feedforward
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(1)
 
 

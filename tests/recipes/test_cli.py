@@ -9,8 +9,6 @@ from matplotlib.image import imread
 
 from lml_jax import cli
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SMALL = [
     "--tasks", "2", "--classes-per-task", "2", "--steps", "2", "--train-per-class", "12",
     "--meta-batch", "2", "--history-batch", "4", "--capacity", "8",

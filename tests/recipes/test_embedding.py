@@ -16,7 +16,6 @@ from lml_jax.recipes.embedding import embed, frozen
 from lml_jax.recipes.fewshot import run_fewshot
 from lml_jax.recipes.parts import FewShot, checked
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SMALL = FewShot(train_ways=3, filters=8, steps=2, shots=2, train_queries=2, episodes=20, queries=2)
 
 

@@ -12,7 +12,6 @@ from lml_jax.recipes.generation import recipe, run_generation, table
 from lml_jax.recipes.generators import Generation, build
 
 pytest.importorskip("sklearn")
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SMALL = Generation(
     tasks=2, steps=4, batch=16, hidden=16, classifier=16, samples=20, noise=4, collapse=0.0
 )

@@ -4,13 +4,11 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from lml_jax.recipes.generative import METAGAN, METAGAN_PROTONET
 from lml_jax.recipes.metagan import compared, recipe, run_pair
 from lml_jax.recipes.parts import FewShot, checked
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 TINY = {"steps": 2, "episodes": 3, "queries": 1, "filters": 8, "meta_batch": 1, "data": "glyphs"}
 SMALL = {"encoder": (8,), "code": 4, "generator": (8,), "noise": 2, "collapse": 0.0}
 

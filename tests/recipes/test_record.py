@@ -45,7 +45,7 @@ def test_paired_differences_and_their_interval():
 
 
 @pytest.mark.parametrize("meta_trained", [True, False])
-def test_the_ablation_end_to_end(tmp_path, tfds_dir, meta_trained, quick_compilation):
+def test_the_ablation_end_to_end(tmp_path, tfds_dir, meta_trained):
     settings = Lifelong(data="omniglot", data_dir=tfds_dir, tasks=2, classes_per_task=2, steps=2,
                         meta_batch=2, history_batch=4)  # fmt: skip
     run = ablation.ablation(
@@ -71,7 +71,7 @@ def test_an_ablation_needs_two_seeds(tmp_path):
         ablation.ablation("lifelong-maml", ablation.HISTORY, seeds=(0,))
 
 
-def test_a_published_protocol_end_to_end(tmp_path, quick_compilation):
+def test_a_published_protocol_end_to_end(tmp_path):
     settings = FewShot(data="sine", steps=2, episodes=5, queries=5)
     report = few_shot(settings, seeds=2)(tmp_path / "out")
     assert "mean over 2 seeds" in report

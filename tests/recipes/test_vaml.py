@@ -11,8 +11,6 @@ from lml_jax.recipes.gain import Gain, run_gain
 from lml_jax.recipes.gain import recipe as gain_recipe
 from lml_jax.recipes.vaml import SINE, Vaml, over_seeds, run_vaml, without_last
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_sine_writes_what_it_promises(tmp_path):
     small = replace(SINE, hidden=(8,), code=4, steps=2, meta_batch=2, episodes=3)

@@ -1,0 +1,11 @@
+"""Figures from saved metrics: each function takes what `metrics.json` holds, returns a `Figure`."""
+
+from lml_jax.plots.accuracy import accuracy_by_bytes as accuracy_by_bytes
+from lml_jax.plots.accuracy import accuracy_over_classes as accuracy_over_classes
+from lml_jax.plots.accuracy import accuracy_per_inner_step as accuracy_per_inner_step
+from lml_jax.plots.samples import sample_grid as sample_grid
+from lml_jax.plots.speed import costs as costs
+from lml_jax.plots.speed import rates as rates
+from lml_jax.plots.stream import accuracy_over_stream as accuracy_over_stream
+from lml_jax.plots.stream import heatmap as heatmap
+from lml_jax.plots.style import save as save
