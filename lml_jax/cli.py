@@ -103,7 +103,7 @@ def bench(
         print("\n".join(f"{name}\n    {work.about}" for name, work in WORKLOADS.items()))
         return
     print(race.table(race.run_races(workloads, out, repeats=repeats)))
-    print(f"metrics.json and rates.png are in {out}")
+    print(f"metrics.json and, where there are peers, rates.png are in {out}")
 
 
 def main() -> None:

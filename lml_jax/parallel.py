@@ -6,6 +6,7 @@ What a loss takes beside its task (a bank, say) is passed on as further argument
 every task: a function over devices may not close over what lies on them.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -114,6 +115,37 @@ def pmap_mean(loss: Loss, *, devices: int | None = None) -> BatchLoss:
         return jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[2:]), found)
 
     return _mean_of(each)
+
+
+def one_device_per_core(cores: int | None = None) -> int:
+    """Make each CPU core a device with one thread, for `shard_map_mean` and `pmap_mean`.
+
+    Cores that adapt to tasks of their own keep more of themselves busy than cores that share the
+    convolutions of one task. Call it before anything is computed: JAX reads it when it starts.
+
+    Args:
+        cores: how many, >= 1; None for all that this process may use.
+
+    Returns:
+        The number of devices.
+
+    Raises:
+        ValueError: for cores below 1.
+        RuntimeError: if JAX has started already.
+
+    Example:
+        >>> from lml_jax import parallel
+        >>> parallel.one_device_per_core(2)  # doctest: +SKIP
+        2
+    """
+    if cores is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if not cores or cores < 1:
+        raise ValueError(f"cores must be at least 1, got {cores}")
+    jax.config.update("jax_num_cpu_devices", cores)
+    flag = "--xla_cpu_multi_thread_eigen=false"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+    return cores
 
 
 def _local(loss: Loss) -> Each:

@@ -1,5 +1,6 @@
 """Settings of the whole suite."""
 
+import gc
 import os
 
 # Most tests mostly compile, and compare what does not depend on how well: the processes that they
@@ -11,6 +12,14 @@ import pytest
 
 # Shapes that only fit by accident are errors here, as warnings are.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_process():
+    """Forget what a file compiled: in a process of 5 GB everything takes almost twice as long."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

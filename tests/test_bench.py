@@ -18,7 +18,7 @@ def test_a_race_takes_turns_and_names_who_is_missing(tmp_path):
     assert set(found["rates"]) | set(found["missing"]) == {"lml_jax", *PEERS}
     text = race.table(record)
     for peer in found["missing"]:
-        assert f"{peer:16s} not here: " in text
+        assert f"{peer:18s} not here: " in text
 
 
 def test_unknown_workloads_and_no_repeats_are_named(tmp_path):

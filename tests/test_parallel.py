@@ -94,3 +94,20 @@ def test_what_follows_the_key_is_shared():
     ):
         value, _ = reduced(jnp.array(2.0), jnp.array([1.0, 3.0]), jax.random.key(0), jnp.ones(3))
         assert float(value) == 7.0
+
+
+def test_cores_become_devices_before_anything_is_computed():
+    program = (
+        "import jax\n"
+        "from lml_jax import parallel\n"
+        "made = parallel.one_device_per_core(2)\n"
+        "found = jax.device_count()\n"
+        "try:\n"
+        "    parallel.one_device_per_core(4)\n"
+        "except RuntimeError:\n"
+        "    print(made, found)\n"
+    )
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert output.stdout.split() == ["2", "2"], output.stderr
+    with pytest.raises(ValueError, match="cores must be at least 1, got 0"):
+        parallel.one_device_per_core(0)

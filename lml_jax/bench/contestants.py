@@ -32,7 +32,12 @@ def _maml_conv(tasks: int, steps: int) -> Workload:
         "tasks/s",
         tasks,
         {"tasks": tasks, "steps": steps},
-        {OURS: ours.maml_conv, "jax vmap": ours.maml_conv_vmap, **_peers(conv_problem)},
+        {
+            OURS: ours.maml_conv,
+            "lml_jax, 1 device": ours.maml_conv_one_device,
+            "jax vmap": ours.maml_conv_vmap,
+            **_peers(conv_problem),
+        },
         steps=max(1, 8 // tasks),
     )
 

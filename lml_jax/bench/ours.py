@@ -1,5 +1,6 @@
 """The contestants in JAX: this library, and the same learner over plain convolutions."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -8,15 +9,16 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from lml_jax import losses, nets
+from lml_jax import losses, nets, parallel
 from lml_jax.bench import work
 from lml_jax.bench.work import Arrays, Episodes, Run
 from lml_jax.learners.maml import maml
 from lml_jax.learners.protonet import protonet
 from lml_jax.lifelong.baselines import finetune
 from lml_jax.lifelong.head import Head
+from lml_jax.parallel import BatchLoss
 from lml_jax.train import episode_loss, init_state, make_runner, make_train_step
-from lml_jax.types import Batch, Learner, LifelongLearner, Net, Params, Task
+from lml_jax.types import Batch, Learner, LifelongLearner, Loss, Net, Params, Task
 
 
 def tasks_of(e: Episodes) -> Task:
@@ -30,11 +32,17 @@ def tasks_of(e: Episodes) -> Task:
 
 
 def run_of(
-    learner: Learner, params: Params, e: Episodes, *, scan: bool = False, **options: Any
+    learner: Learner,
+    params: Params,
+    e: Episodes,
+    *,
+    scan: bool = False,
+    reduce: Callable[[Loss], BatchLoss] = parallel.vmap_mean,
+    **options: Any,
 ) -> Run:
     """Steps of Adam on the mean loss of the episodes."""
     tx = optax.adam(work.OUTER_RATE)
-    step = make_train_step(episode_loss(learner, **options), tx)
+    step = make_train_step(episode_loss(learner, **options), tx, reduce=reduce)
     many = make_runner(step, lambda tasks, key: tasks, scan=scan)
     tasks, key = tasks_of(e), jax.random.key(0)
     state = init_state(params, tx)
@@ -70,7 +78,15 @@ def _arrays(arrays: Arrays) -> dict[str, Array]:
 
 
 def maml_conv(*, tasks: int, steps: int) -> Run:
-    """Second-order MAML on conv4-64 with max-pooling and batch statistics."""
+    """Second-order MAML on conv4-64 with max-pooling and batch statistics, tasks over cores."""
+    if jax.config.read("jax_platforms") in (None, "", "cpu"):
+        parallel.one_device_per_core()
+    reduce = parallel.shard_map_mean if jax.device_count() > 1 else parallel.vmap_mean
+    return _maml_conv(nets.conv4(5, pool=True), tasks, steps, reduce=reduce)
+
+
+def maml_conv_one_device(*, tasks: int, steps: int) -> Run:
+    """The same on one device, whose cores share every convolution."""
     return _maml_conv(nets.conv4(5, pool=True), tasks, steps)
 
 
@@ -97,11 +113,11 @@ def maml_conv_vmap(*, tasks: int, steps: int) -> Run:
     return _maml_conv(Net(lambda key, x: conv4_params(5), apply), tasks, steps)
 
 
-def _maml_conv(net: Net, tasks: int, steps: int) -> Run:
+def _maml_conv(net: Net, tasks: int, steps: int, **options: Any) -> Run:
     learner = maml(net, optax.sgd(0.4), steps=steps, unroll=True, remat=steps > 1)
     e = work.images(tasks)
     params = learner.init(jax.random.key(0), jnp.asarray(e.sx[0]))
-    return run_of(learner, params | {"theta": conv4_params(5)}, e)
+    return run_of(learner, params | {"theta": conv4_params(5)}, e, **options)
 
 
 def maml_sine(*, tasks: int) -> Run:

@@ -120,7 +120,7 @@ def _summary(values: np.ndarray) -> dict[str, float]:
 def run_races(
     names: Iterable[str], out: str | Path, *, repeats: int = 10, progress: bool = True
 ) -> dict[str, Any]:
-    """Race after race; `metrics.json` after each, and the figure `rates.png`, into `out`.
+    """Race after race; `metrics.json` after each, and `rates.png`, where there are peers, into `out`.
 
     Args:
         names: workloads, in order.
@@ -143,7 +143,8 @@ def run_races(
     for name in names:
         record["races"].append(race(name, repeats=repeats, progress=progress))
         write_metrics(folder, record)
-    plots.save(plots.rates(record["races"], ours=OURS), folder / "rates.png")
+    if any(found["ratios"] for found in record["races"]):
+        plots.save(plots.rates(record["races"], ours=OURS), folder / "rates.png")
     return record
 
 
@@ -153,12 +154,12 @@ def table(record: dict[str, Any]) -> str:
     for found in record["races"]:
         lines += ["", found["about"], f"medians of {found['repeats']} interleaved repeats"]
         lines.append(
-            f"{'':16s}{found['unit']:>14s}{'first step':>12s}{'peak':>10s}   ours / theirs"
+            f"{'':18s}{found['unit']:>14s}{'first step':>12s}{'peak':>10s}   ours / theirs"
         )
         for contestant, own in found["rates"].items():
             ratio = found["ratios"].get(contestant)
             lines.append(
-                f"{contestant:16s}{own['median']:14.4g}{own['first_step_seconds']:10.1f} s"
+                f"{contestant:18s}{own['median']:14.4g}{own['first_step_seconds']:10.1f} s"
                 f"{own['peak_mib']:6.0f} MiB"
                 + (
                     f"{ratio['median']:9.2f} ({ratio['low']:.2f} .. {ratio['high']:.2f})"
@@ -166,5 +167,5 @@ def table(record: dict[str, Any]) -> str:
                     else ""
                 )
             )
-        lines += [f"{c:16s} not here: {why}" for c, why in found["missing"].items()]
+        lines += [f"{c:18s} not here: {why}" for c, why in found["missing"].items()]
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """The contestants in PyTorch for what is not MAML: ProtoNet, a head's trajectory, an online run."""
 
+import math
 from typing import Any
 
 from lml_jax.bench import work
@@ -129,6 +130,6 @@ def online_avalanche(*, tasks: int, samples: int, batch: int, hidden: int) -> Ru
             )
             for experience in benchmark.train_stream:
                 strategy.train(experience)
-        return float(strategy.loss.detach())
+        return math.nan  # it forgets its loss when it is done
 
     return run

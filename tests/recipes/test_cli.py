@@ -22,12 +22,10 @@ def run(monkeypatch, *arguments):
 
 def test_lifelong_writes_what_it_promises(monkeypatch, tmp_path, capsys):
     out = tmp_path / "run"
-    run(monkeypatch, "lifelong", "--out", out, "--seeds", "0", "1", *SMALL)
+    run(monkeypatch, "lifelong", "--out", out, "--seeds", "3", *SMALL)
     runs = json.loads((out / "metrics.json").read_text())["runs"]
     every = ("lifelong-maml", "memory", "finetune", "joint")
-    assert [(r["learner"], r["seed"]) for r in runs] == [
-        (n, seed) for seed in (0, 1) for n in every
-    ]
+    assert [(r["learner"], r["seed"]) for r in runs] == [(name, 3) for name in every]
     for r in runs:
         R = r["R"]
         assert [len(row) for row in R] == [2, 2, 2]
