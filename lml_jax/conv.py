@@ -77,11 +77,13 @@ def conv2d(x: ArrayLike, w: ArrayLike, *, stride: int = 1) -> Array:
 
 def _match_varying(x: Array, w: Array) -> tuple[Array, Array]:
     """Inside `shard_map`, mark both as varying over the same mesh axes, as jax's own ops do."""
-    axes = [_varying(a) for a in (x, w)]
-    everything = axes[0] | axes[1]
-    missing = [tuple(everything - own) for own in axes]
-    x, w = (lax.pcast(a, m, to="varying") if m else a for a, m in zip((x, w), missing, strict=True))
-    return x, w
+    return _like(x, w), _like(w, x)
+
+
+def _like(a: Array, other: Array) -> Array:
+    """`a`, marked as varying over the mesh axes over which `other` does."""
+    axes = tuple(_varying(other) - _varying(a))
+    return lax.pcast(a, axes, to="varying") if axes else a
 
 
 def _varying(a: Array) -> frozenset:
@@ -210,7 +212,7 @@ def _kernel_in_chunks(x: Array, y: Array, **sizes: Any) -> Array:
     def of_task(xy: tuple[Array, Array]) -> Array:
         many = [v[: chunks * size].reshape(chunks, size, *v.shape[1:]) for v in xy]
         rest = [v[chunks * size :] for v in xy]
-        zero = jnp.zeros((*sizes["kernel"], x.shape[4], y.shape[4]), x.dtype)
+        zero = _like(jnp.zeros((*sizes["kernel"], x.shape[4], y.shape[4]), x.dtype), x)
         first = of_images(*rest) if rest[0].shape[0] else zero
         return lax.scan(lambda total, part: (total + of_images(*part), None), first, many)[0]
 

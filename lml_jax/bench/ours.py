@@ -79,8 +79,7 @@ def _arrays(arrays: Arrays) -> dict[str, Array]:
 
 def maml_conv(*, tasks: int, steps: int) -> Run:
     """Second-order MAML on conv4-64 with max-pooling and batch statistics, tasks over cores."""
-    if jax.config.read("jax_platforms") in (None, "", "cpu"):
-        parallel.one_device_per_core()
+    parallel.one_device_per_core()
     reduce = parallel.shard_map_mean if jax.device_count() > 1 else parallel.vmap_mean
     return _maml_conv(nets.conv4(5, pool=True), tasks, steps, reduce=reduce)
 

@@ -69,6 +69,7 @@ def race(name: str, *, repeats: int = 10, progress: bool = True) -> dict[str, An
 
     Raises:
         ValueError: for an unknown workload, or repeats below 1.
+        RuntimeError: where this library itself fails, with the reason.
     """
     work = WORKLOADS[known(name, WORKLOADS, what="workload")]
     if repeats < 1:
@@ -82,6 +83,8 @@ def race(name: str, *, repeats: int = 10, progress: bool = True) -> dict[str, An
                 missing[contestant] = process.hello["missing"]
             else:
                 running[contestant] = process
+        if OURS in missing:
+            raise RuntimeError(f"{OURS} cannot run {name}: {missing[OURS]}")
         turns: dict[str, list[dict[str, Any]]] = {contestant: [] for contestant in running}
         for _ in tqdm(range(repeats), disable=not progress, desc=name):
             for contestant, process in running.items():
@@ -120,7 +123,7 @@ def _summary(values: np.ndarray) -> dict[str, float]:
 def run_races(
     names: Iterable[str], out: str | Path, *, repeats: int = 10, progress: bool = True
 ) -> dict[str, Any]:
-    """Race after race; `metrics.json` after each, and `rates.png`, where there are peers, into `out`.
+    """Race after race, into `out`: `metrics.json` after each, `rates.png` where there are peers.
 
     Args:
         names: workloads, in order.
