@@ -1,6 +1,7 @@
 """Meta-learning-based lifelong learning in functional JAX. A table of contents, and no logic."""
 
 from lml_jax import classifiers as classifiers
+from lml_jax import cpu as cpu
 from lml_jax import evaluate as evaluate
 from lml_jax import gain as gain
 from lml_jax import generator_metrics as generator_metrics

@@ -70,18 +70,13 @@ def conv2d(x: ArrayLike, w: ArrayLike, *, stride: int = 1) -> Array:
         )
     if stride < 1:
         raise ValueError(f"stride must be at least 1, got {stride}")
-    x, w = _match_varying(x[None], w[None])
+    x, w = _like(x[None], w), _like(w[None], x)
     sizes = {"stride": stride, "image": x.shape[2:4], "kernel": w.shape[1:3]}
     return _conv_p.bind(x, w, out="y", **sizes)[0]
 
 
-def _match_varying(x: Array, w: Array) -> tuple[Array, Array]:
-    """Inside `shard_map`, mark both as varying over the same mesh axes, as jax's own ops do."""
-    return _like(x, w), _like(w, x)
-
-
 def _like(a: Array, other: Array) -> Array:
-    """`a`, marked as varying over the mesh axes over which `other` does."""
+    """`a`, marked as varying over the mesh axes of `shard_map` over which `other` does."""
     axes = tuple(_varying(other) - _varying(a))
     return lax.pcast(a, axes, to="varying") if axes else a
 
@@ -159,8 +154,10 @@ def _native_one(
             (k - 1 - m[0], size + m[0] - m[2])
             for m, size, k in zip((h, w), image, kernel, strict=True)
         ]
+        # Channels swapped by hand: a kernel declared as HWOI runs 5 times as long inside a loop.
+        turned = a[::-1, ::-1].swapaxes(2, 3)
         return lax.conv_general_dilated(
-            b, a[::-1, ::-1], one, pads, s, one, dimension_numbers=("NHWC", "HWOI", "NHWC")
+            b, turned, one, pads, s, one, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
     pads = [
         (m[0], k + m[2] - 1 - size - m[0]) for m, size, k in zip((h, w), image, kernel, strict=True)
@@ -192,7 +189,8 @@ def _patches(a: Array, b: Array, *, out: str, **sizes: Any) -> Array:
     y = b.reshape(tasks, -1, b.shape[4])
     if out == "w":
         p = _extract(a, **sizes).reshape(tasks, y.shape[1], -1)
-        return jnp.einsum("tpk,tpo->tko", p, y).reshape(shape)
+        # The other way round the product takes 1.6 times as long on CPU.
+        return jnp.einsum("tpo,tpk->tok", y, p).swapaxes(1, 2).reshape(shape)
     p = jnp.einsum("tpo,tko->tpk", y, a.reshape(tasks, -1, a.shape[4]))
     return _overlap_add(p.reshape(*b.shape[:4], *sizes["kernel"], -1), **sizes)
 

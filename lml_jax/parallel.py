@@ -4,9 +4,12 @@ Each of these is a `reduce` for `train.make_train_step` and for every lifelong l
 Task t draws from `fold_in(key, t)` wherever it runs, so the result does not depend on the devices.
 What a loss takes beside its task (a bank, say) is passed on as further arguments, the same for
 every task: a function over devices may not close over what lies on them.
+
+Tasks run side by side; with `at_once`, a few of them at a time, whose gradients are added up as
+they come. That needs the memory of so many tasks alone, and on a CPU one task at a time stays in
+the cache.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -24,11 +27,18 @@ BatchLoss = Callable[..., tuple[Array, Metrics]]  # (params, tasks, key, *shared
 Each = Callable[..., tuple[Array, Metrics]]  # (params, tasks, keys [T], *shared) -> each of [T]
 
 
-def vmap_mean(loss: Loss) -> BatchLoss:
+def vmap_mean(loss: Loss, *, at_once: int | None = None) -> BatchLoss:
     """The mean of `loss` over the tasks of a meta-batch, by `vmap` on one device.
 
     L(theta) = 1/T sum_t L_t(theta). Task t receives `fold_in(key, t)`. The metrics are means over
     tasks, and `bad_task` is the first task whose loss is not finite (-1: none).
+
+    Args:
+        loss: of one task.
+        at_once: tasks side by side, others after them; all by default.
+
+    Raises:
+        ValueError: when called, for tasks that `at_once` does not divide.
 
     Example:
         >>> loss = lambda params, task, key: (params * task, {"task": task})
@@ -36,10 +46,12 @@ def vmap_mean(loss: Loss) -> BatchLoss:
         >>> float(value), float(metrics["task"]), int(metrics["bad_task"])
         (4.0, 2.0, -1)
     """
-    return _mean_of(_local(loss))
+    return _mean_of(_local(loss, at_once))
 
 
-def shard_map_mean(loss: Loss, *, mesh: Mesh | None = None) -> BatchLoss:
+def shard_map_mean(
+    loss: Loss, *, mesh: Mesh | None = None, at_once: int | None = None
+) -> BatchLoss:
     """`vmap_mean` with the tasks spread over a mesh of devices, of one host or many.
 
     Each device adapts to its own tasks; the gradient is summed over devices once, in one piece.
@@ -47,9 +59,10 @@ def shard_map_mean(loss: Loss, *, mesh: Mesh | None = None) -> BatchLoss:
     Args:
         loss: of one task.
         mesh: over all of whose axes the tasks are spread; all devices by default.
+        at_once: tasks side by side on a device, as for `vmap_mean`.
 
     Raises:
-        ValueError: when called, for tasks that the devices do not divide.
+        ValueError: when called, for tasks that the devices, or `at_once` on one, do not divide.
 
     Example:
         >>> loss = lambda params, task, key: (params * task, {"task": task})
@@ -64,14 +77,14 @@ def shard_map_mean(loss: Loss, *, mesh: Mesh | None = None) -> BatchLoss:
     axes = mesh.axis_names
 
     def each(params: Params, tasks: Task, keys: Key, *shared: Any) -> tuple[Array, Metrics]:
-        _check_divides(mesh.size, keys.shape[0])
+        _check_divides(mesh.size, keys.shape[0], what="{} devices")
         # One vector, so that its gradient is one all-reduce and not one a leaf.
         flat, unravel = ravel_pytree(params)
 
         def local(tasks: Task, keys: Key, flat: Array, *shared: Any) -> tuple[Array, Metrics]:
             # Without the cast the inner gradient, of what all devices share, would be their sum.
             flat, shared = jax.lax.pcast((flat, shared), axes, to="varying")
-            return _local(loss)(unravel(flat), tasks, keys, *shared)
+            return _local(loss, at_once)(unravel(flat), tasks, keys, *shared)
 
         specs = (P(axes), P(axes), P(), *(P() for _ in shared))
         split = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P(axes))
@@ -80,15 +93,16 @@ def shard_map_mean(loss: Loss, *, mesh: Mesh | None = None) -> BatchLoss:
     return _mean_of(each)
 
 
-def pmap_mean(loss: Loss, *, devices: int | None = None) -> BatchLoss:
+def pmap_mean(loss: Loss, *, devices: int | None = None, at_once: int | None = None) -> BatchLoss:
     """`vmap_mean` with the tasks spread over the devices of this host, by `pmap`.
 
     Args:
         loss: of one task.
         devices: how many; all of them by default.
+        at_once: tasks side by side on a device, as for `vmap_mean`.
 
     Raises:
-        ValueError: when called, for tasks that the devices do not divide.
+        ValueError: when called, for tasks that the devices, or `at_once` on one, do not divide.
 
     Example:
         >>> loss = lambda params, task, key: (params * task, {"task": task})
@@ -100,11 +114,11 @@ def pmap_mean(loss: Loss, *, devices: int | None = None) -> BatchLoss:
 
     def each(params: Params, tasks: Task, keys: Key, *shared: Any) -> tuple[Array, Metrics]:
         count = keys.shape[0]
-        _check_divides(len(chosen), count)
+        _check_divides(len(chosen), count, what="{} devices")
         flat, unravel = ravel_pytree(params)
 
         def local(flat: Array, tasks: Task, keys: Key, *shared: Any) -> tuple[Array, Metrics]:
-            return _local(loss)(unravel(flat), tasks, keys, *shared)
+            return _local(loss, at_once)(unravel(flat), tasks, keys, *shared)
 
         def split(leaf: Array) -> Array:
             return leaf.reshape(len(chosen), -1, *leaf.shape[1:])
@@ -117,42 +131,62 @@ def pmap_mean(loss: Loss, *, devices: int | None = None) -> BatchLoss:
     return _mean_of(each)
 
 
-def one_device_per_core(cores: int | None = None) -> int:
-    """Make each CPU core a device with one thread, for `shard_map_mean` and `pmap_mean`.
+def _local(loss: Loss, at_once: int | None) -> Each:
+    """The tasks of one device."""
 
-    Cores that adapt to tasks of their own keep more of themselves busy than cores that share the
-    convolutions of one task. Call it before anything is computed: JAX reads it when it starts.
-
-    Args:
-        cores: how many, >= 1; None for all that this process may use.
-
-    Returns:
-        The number of devices.
-
-    Raises:
-        ValueError: for cores below 1.
-        RuntimeError: if JAX has started already.
-
-    Example:
-        >>> from lml_jax import parallel
-        >>> parallel.one_device_per_core(2)  # doctest: +SKIP
-        2
-    """
-    if cores is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if not cores or cores < 1:
-        raise ValueError(f"cores must be at least 1, got {cores}")
-    jax.config.update("jax_num_cpu_devices", cores)
-    flag = "--xla_cpu_multi_thread_eigen=false"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
-    return cores
-
-
-def _local(loss: Loss) -> Each:
-    def each(params: Params, tasks: Task, keys: Key, *shared: Any) -> tuple[Array, Metrics]:
+    def side_by_side(params: Params, tasks: Task, keys: Key, *shared: Any) -> tuple[Array, Metrics]:
         return jax.vmap(lambda task, key: loss(params, task, key, *shared))(tasks, keys)
 
-    return each
+    if at_once is None:
+        return side_by_side
+
+    def few_at_once(params: Params, tasks: Task, keys: Key, *shared: Any) -> tuple[Array, Metrics]:
+        count = keys.shape[0]
+        _check_divides(at_once, count, what="groups of {}")
+        groups = jax.tree.map(
+            lambda leaf: leaf.reshape(-1, at_once, *leaf.shape[1:]), (tasks, keys)
+        )
+
+        # Differentiated here, once and for all: what is outside must not do it again.
+        fixed, shared = jax.lax.stop_gradient((params, shared))
+
+        def total(params: Params, group: tuple[Task, Key]) -> tuple[Array, tuple[Array, Metrics]]:
+            found = side_by_side(params, *group, *shared)
+            return found[0].sum(), found
+
+        def add(sums: Params, group: tuple[Task, Key]) -> tuple[Params, tuple[Array, Metrics]]:
+            grads, found = jax.grad(total, has_aux=True)(fixed, group)
+            return jax.tree.map(jnp.add, sums, grads), found
+
+        # Of the first group, not zeros, so that devices agree on what the sum varies over.
+        sums, first = add(jax.tree.map(jnp.zeros_like, fixed), jax.tree.map(lambda g: g[0], groups))
+        sums, rest = jax.lax.scan(add, sums, jax.tree.map(lambda g: g[1:], groups))
+        joined = jax.tree.map(
+            lambda a, b: jnp.concatenate([a[None], b]).reshape(count, *a.shape[1:]), first, rest
+        )
+        losses, metrics = joined
+        return _with_gradient(params, losses, jax.tree.map(lambda g: g / count, sums)), metrics
+
+    return few_at_once
+
+
+@jax.custom_vjp
+def _with_gradient(params: Params, losses: Array, mean: Params) -> Array:
+    """The losses, whose mean has the gradient `mean`, found already, to the parameters."""
+    return losses
+
+
+def _forward(params: Params, losses: Array, mean: Params) -> tuple[Array, Any]:
+    return losses, (losses, mean)
+
+
+def _backward(saved: tuple[Array, Params], ct: Array) -> tuple[Params, Array, Params]:
+    losses, mean = saved
+    grads = jax.tree.map(lambda g: g * ct.sum().astype(g.dtype), mean)
+    return grads, jnp.zeros_like(losses), jax.tree.map(jnp.zeros_like, mean)
+
+
+_with_gradient.defvjp(_forward, _backward)
 
 
 def _mean_of(each: Each) -> BatchLoss:
@@ -169,6 +203,6 @@ def _mean_of(each: Each) -> BatchLoss:
     return mean
 
 
-def _check_divides(devices: int, tasks: int) -> None:
-    if tasks % devices:
-        raise ValueError(f"{tasks} tasks cannot be spread evenly over {devices} devices")
+def _check_divides(parts: int, tasks: int, *, what: str) -> None:
+    if parts < 1 or tasks % parts:
+        raise ValueError(f"{tasks} tasks cannot be spread evenly over {what.format(parts)}")

@@ -8,7 +8,8 @@ import lml_jax
 ROOT = Path(lml_jax.__file__).parent
 FLOORS = {
     "types": 0, "names": 0, "files": 0, "concrete": 0,
-    "conv": 0, "losses": 1, "metrics": 1, "inner": 1, "memory": 1, "parallel": 1, "nets": 1,
+    "conv": 0, "cpu": 0,
+    "losses": 1, "metrics": 1, "inner": 1, "memory": 1, "parallel": 1, "nets": 1,
     "checkpoint": 1,
     "data": 1, "generator_metrics": 1,
     "classifiers": 2,

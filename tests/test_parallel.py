@@ -6,25 +6,28 @@ import os
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
-from lml_jax import parallel
+import lml_jax as lml
+from lml_jax import nets, parallel
+from lml_jax.types import Batch, Task
 
 PROGRAM = Path(__file__).with_name("many_devices.py")
 
 
 def start(devices, *arguments):
     flags = f"--xla_force_host_platform_device_count={devices}"
-    environment = {
-        **os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }  # fmt: skip
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
         [sys.executable, str(PROGRAM), *map(str, arguments)],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -79,7 +82,7 @@ def test_two_processes_equal_one():
 def test_tasks_that_devices_do_not_divide():
     # Not through a mesh, for this process may see one device.
     with pytest.raises(ValueError, match="3 tasks cannot be spread evenly over 2 devices"):
-        parallel._check_divides(2, 3)
+        parallel._check_divides(2, 3, what="{} devices")
 
 
 def test_what_follows_the_key_is_shared():
@@ -96,18 +99,68 @@ def test_what_follows_the_key_is_shared():
         assert float(value) == 7.0
 
 
-def test_cores_become_devices_before_anything_is_computed():
-    program = (
-        "import jax\n"
-        "from lml_jax import parallel\n"
-        "made = parallel.one_device_per_core(2)\n"
-        "found = jax.device_count()\n"
-        "try:\n"
-        "    parallel.one_device_per_core(4)\n"
-        "except RuntimeError:\n"
-        "    print(made, found)\n"
+def maml_case():
+    """(loss, parameters, tasks) of four noisy tasks of second-order MAML, with a bank."""
+    learner = lml.maml(nets.mlp([8], 3), optax.sgd(0.1), steps=2)
+    of_task = lml.episode_loss(learner)
+    x = jax.random.normal(jax.random.key(1), (4, 6, 2))
+    y = jnp.tile(jnp.arange(3), (4, 2))
+    tasks = Task(Batch(x, y), Batch(x + 1, y))
+
+    def loss(params, task, key, bank):
+        value, metrics = of_task(params, task, key)
+        noise = jax.random.normal(key)
+        theta = jnp.square(ravel_pytree(params)[0]).sum()
+        return value + noise * bank * theta, {**metrics, "noise": noise}
+
+    return loss, learner.init(jax.random.key(0), x[0]), tasks
+
+
+def over_one_device(reduce):
+    mesh = Mesh(np.array(jax.devices()[:1]), "tasks")
+    options = {parallel.shard_map_mean: {"mesh": mesh}, parallel.pmap_mean: {"devices": 1}}
+    return partial(reduce, **options.get(reduce, {}))
+
+
+@pytest.mark.parametrize(
+    "reduce", [parallel.vmap_mean, parallel.shard_map_mean, parallel.pmap_mean]
+)
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_few_tasks_at_once_equal_all(reduce, at_once):
+    loss, params, tasks = maml_case()
+
+    def found(reduced):
+        # Scaled, for a gradient that ignores what it is multiplied by would go unseen.
+        def scaled(*arguments):
+            value, metrics = reduced(*arguments)
+            return 3.0 * value, metrics
+
+        run = jax.jit(jax.value_and_grad(scaled, has_aux=True))
+        return run(params, tasks, jax.random.key(2), jnp.array(0.3))
+
+    want, got = (
+        found(parallel.vmap_mean(loss)),
+        found(over_one_device(reduce)(loss, at_once=at_once)),
     )
-    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert output.stdout.split() == ["2", "2"], output.stderr
-    with pytest.raises(ValueError, match="cores must be at least 1, got 0"):
-        parallel.one_device_per_core(0)
+    chex.assert_trees_all_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_at_once_needs_the_memory_of_so_many_tasks(optimized):
+    def loss(params, task, key):
+        square = jnp.tanh(jnp.outer(task, params))  # and its product, which is kept
+        return jnp.tanh(square @ square).sum(), {}
+
+    def temporary(at_once):
+        run = jax.jit(jax.grad(lambda *a: parallel.vmap_mean(loss, at_once=at_once)(*a)[0]))
+        lowered = run.lower(jnp.ones(300), jnp.ones((16, 300)), jax.random.key(0))
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(1) < temporary(None) / 8
+
+
+@pytest.mark.parametrize("at_once", [0, 3])
+def test_tasks_that_groups_do_not_divide(at_once):
+    loss, params, tasks = maml_case()
+    message = f"4 tasks cannot be spread evenly over groups of {at_once}"
+    with pytest.raises(ValueError, match=message):
+        parallel.vmap_mean(loss, at_once=at_once)(params, tasks, jax.random.key(0), jnp.ones(()))

@@ -42,6 +42,18 @@ def _maml_conv(tasks: int, steps: int) -> Workload:
     )
 
 
+def _protonet(ways: int) -> Workload:
+    return Workload(
+        f"ProtoNet step, conv4-64 with max-pooling and batch statistics, {ways}-way 5-shot, "
+        "15 queries",
+        "steps/s",
+        1,
+        {"ways": ways, "shots": 5, "queries": 15},
+        {OURS: ours.protonet_conv, "torch": torch_loops.protonet_conv},
+        steps=40 // ways,
+    )
+
+
 _HEAD: dict[str, Any] = {"orders": 20, "width": 64, "classes": 600, "length": 9000}
 _ONLINE = {"tasks": 20, "samples": 1000, "batch": 10, "hidden": 256}
 
@@ -57,14 +69,8 @@ WORKLOADS = {
         {OURS: ours.maml_sine, **_peers(sine_problem)},
         steps=50,
     ),
-    "protonet": Workload(
-        "ProtoNet step, conv4-64 with max-pooling and batch statistics, 20-way 5-shot, 15 queries",
-        "steps/s",
-        1,
-        {"ways": 20, "shots": 5, "queries": 15},
-        {OURS: ours.protonet_conv, "torch": torch_loops.protonet_conv},
-        steps=2,
-    ),
+    "protonet": _protonet(20),
+    "protonet-5": _protonet(5),
     "head": Workload(
         "a linear head 64 x 600 through 9,000 batches of 1, 20 orders, features precomputed",
         "orders/s",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from lml_jax import losses, nets, parallel
+from lml_jax import cpu, losses, nets, parallel
 from lml_jax.bench import work
 from lml_jax.bench.work import Arrays, Episodes, Run
 from lml_jax.learners.maml import maml
@@ -79,14 +79,15 @@ def _arrays(arrays: Arrays) -> dict[str, Array]:
 
 def maml_conv(*, tasks: int, steps: int) -> Run:
     """Second-order MAML on conv4-64 with max-pooling and batch statistics, tasks over cores."""
-    parallel.one_device_per_core()
-    reduce = parallel.shard_map_mean if jax.device_count() > 1 else parallel.vmap_mean
+    cpu.one_device_per_core()
+    reduce = partial(parallel.shard_map_mean, at_once=1)
     return _maml_conv(nets.conv4(5, pool=True), tasks, steps, reduce=reduce)
 
 
 def maml_conv_one_device(*, tasks: int, steps: int) -> Run:
     """The same on one device, whose cores share every convolution."""
-    return _maml_conv(nets.conv4(5, pool=True), tasks, steps)
+    reduce = partial(parallel.vmap_mean, at_once=1)
+    return _maml_conv(nets.conv4(5, pool=True), tasks, steps, reduce=reduce)
 
 
 def maml_conv_vmap(*, tasks: int, steps: int) -> Run:

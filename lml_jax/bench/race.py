@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -136,9 +135,7 @@ def run_races(
     """
     names = [known(name, WORKLOADS, what="workload") for name in names]
     folder = open_folder(out)
-    device = jax.devices()[0].device_kind
     record: dict[str, Any] = {
-        "device": device,
         "cores": os.cpu_count(),
         "versions": versions(),
         "races": [],
@@ -153,7 +150,7 @@ def run_races(
 
 def table(record: dict[str, Any]) -> str:
     """Rates and ratios of every race."""
-    lines = [f"{record['device']}, {record['cores']} cores"]
+    lines = [f"{record['versions']['device']}, {record['cores']} cores"]
     for found in record["races"]:
         lines += ["", found["about"], f"medians of {found['repeats']} interleaved repeats"]
         lines.append(

@@ -34,6 +34,19 @@ class Problem:
 
         return steps
 
+    def task_by_task(self, adapted_loss: Callable[..., Any]) -> Run:
+        """The same of `adapted_loss(sx, sy, qx, qy)` of each task, gradients added up."""
+
+        def backward() -> Any:
+            total = 0.0
+            for episode in zip(*self.episodes, strict=True):
+                value = adapted_loss(*episode) / self.count
+                value.backward()
+                total += value.detach()
+            return total
+
+        return self.run(backward)
+
 
 def conv_problem(*, tasks: int, steps: int) -> Problem:
     """conv4-64 with max-pooling and batch statistics, on images."""
@@ -122,18 +135,13 @@ def higher(problem: Problem) -> Run:
     p = problem
     inner = torch.optim.SGD(p.net.parameters(), lr=p.rate)
 
-    def backward() -> Any:
-        total = 0.0
-        for sx, sy, qx, qy in zip(*p.episodes, strict=True):
-            with library.innerloop_ctx(p.net, inner, copy_initial_weights=False) as (net, rule):
-                for _ in range(p.steps):
-                    rule.step(p.loss(net(sx), sy))
-                value = p.loss(net(qx), qy) / p.count
-                value.backward()
-                total += value.detach()
-        return total
+    def adapted_loss(sx: Any, sy: Any, qx: Any, qy: Any) -> Any:
+        with library.innerloop_ctx(p.net, inner, copy_initial_weights=False) as (net, rule):
+            for _ in range(p.steps):
+                rule.step(p.loss(net(sx), sy))
+            return p.loss(net(qx), qy)
 
-    return p.run(backward)
+    return p.task_by_task(adapted_loss)
 
 
 def torchopt(problem: Problem) -> Run:
@@ -166,18 +174,13 @@ def learn2learn(problem: Problem) -> Run:
     p = problem
     learner = library.algorithms.MAML(p.net, lr=p.rate, first_order=False)
 
-    def backward() -> Any:
-        total = 0.0
-        for sx, sy, qx, qy in zip(*p.episodes, strict=True):
-            clone = learner.clone()
-            for _ in range(p.steps):
-                clone.adapt(p.loss(clone(sx), sy))
-            value = p.loss(clone(qx), qy) / p.count
-            value.backward()
-            total += value.detach()
-        return total
+    def adapted_loss(sx: Any, sy: Any, qx: Any, qy: Any) -> Any:
+        clone = learner.clone()
+        for _ in range(p.steps):
+            clone.adapt(p.loss(clone(sx), sy))
+        return p.loss(clone(qx), qy)
 
-    return p.run(backward)
+    return p.task_by_task(adapted_loss)
 
 
 PEERS = {
