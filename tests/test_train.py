@@ -64,6 +64,27 @@ def test_the_second_call_compiles_nothing(sine):
     assert int(state.step) == 3
 
 
+@pytest.mark.parametrize("scan", [False, True])
+def test_nothing_passes_between_host_and_device_inside_training(sine, scan):
+    step, sample, state = sine
+    many = train.make_runner(step, sample, scan=scan)
+    state, _ = many(state, (), KEY, 3)
+    with jax.transfer_guard("disallow"):
+        state, _ = many(state, (), KEY, 3)
+        with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+            jax.jit(jnp.sin)(np.ones(2, np.float32))
+    assert int(state.step) == 6
+
+    # The guard does not see the other direction on a CPU: nothing there may call back.
+    def calls_back(f, *arguments):
+        program = str(jax.make_jaxpr(f)(*arguments))
+        return any(name in program for name in ("callback", "debug_print", "outfeed"))
+
+    assert not calls_back(lambda s, key: step(s, sample((), key), key), state, KEY)
+    assert calls_back(lambda x: jax.debug.print("{}", x), 1.0)
+    assert calls_back(lambda x: jax.pure_callback(np.sin, x, x), jnp.ones(()))
+
+
 @pytest.mark.parametrize("scan", [True, False])
 def test_a_loss_that_is_not_finite_stops_the_run_at_the_last_good_state(scan):
     def loss(w, task, key):
