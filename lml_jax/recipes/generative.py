@@ -28,7 +28,9 @@ METAGAN = MetaGan(
 # Differences of scores alone, for squared distances have a height of their own; R1 + R2 with it.
 METAGAN_PROTONET = replace(
     METAGAN,
-    base=replace(METAGAN.base, learner="protonet", train_ways=20, shots=1, meta_batch=1),
+    base=replace(
+        METAGAN.base, learner="protonet", train_ways=20, shots=1, meta_batch=1, report_step=None
+    ),
     loss="relativistic",
     penalty=0.1,
 )
