@@ -158,13 +158,8 @@ def _local(loss: Loss, at_once: int | None) -> Each:
             grads, found = jax.grad(total, has_aux=True)(fixed, group)
             return jax.tree.map(jnp.add, sums, grads), found
 
-        # Of the first group, not zeros, so that devices agree on what the sum varies over.
-        sums, first = add(jax.tree.map(jnp.zeros_like, fixed), jax.tree.map(lambda g: g[0], groups))
-        sums, rest = jax.lax.scan(add, sums, jax.tree.map(lambda g: g[1:], groups))
-        joined = jax.tree.map(
-            lambda a, b: jnp.concatenate([a[None], b]).reshape(count, *a.shape[1:]), first, rest
-        )
-        losses, metrics = joined
+        sums, found = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, fixed), groups)
+        losses, metrics = jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[2:]), found)
         return _with_gradient(params, losses, jax.tree.map(lambda g: g / count, sums)), metrics
 
     return few_at_once

@@ -13,24 +13,21 @@ from lml_jax.recipes.vaml import SINE as VAML_SINE
 from lml_jax.recipes.vaml import Vaml
 from lml_jax.recipes.vaml import over_seeds as vaml_over_seeds
 
-METAGAN = MetaGan(
-    FewShot(
-        data="omniglot",
-        split="background/evaluation",
-        steps=2_000,
-        meta_batch=8,
-        train_queries=5,
-        schedule="cosine",
-        batch_statistics="group",
-        report_step=1,  # trained for one inner step, which GroupNorm does not carry further
-    )
+SHORT = FewShot(
+    data="omniglot",
+    split="background/evaluation",
+    steps=2_000,
+    meta_batch=8,
+    train_queries=5,
+    schedule="cosine",
+    batch_statistics="group",
 )
+# Trained for one inner step, which GroupNorm does not carry further.
+METAGAN = MetaGan(replace(SHORT, report_step=1))
 # Differences of scores alone, for squared distances have a height of their own; R1 + R2 with it.
 METAGAN_PROTONET = replace(
     METAGAN,
-    base=replace(
-        METAGAN.base, learner="protonet", train_ways=20, shots=1, meta_batch=1, report_step=None
-    ),
+    base=replace(SHORT, learner="protonet", train_ways=20, shots=1, meta_batch=1),
     loss="relativistic",
     penalty=0.1,
 )
