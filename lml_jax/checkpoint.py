@@ -11,8 +11,8 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
 Config = dict[str, Any]
 Arrays = dict[str, np.ndarray]
@@ -50,7 +49,7 @@ def keeper(
 
     Checkpoints appear whole or not at all, written in the background; the last `keep` stay, and the
     one of the highest score. However the block ends, what was handed over last is saved: SIGTERM
-    and Ctrl-C do so and raise `Stopped`; a second one ends the process at once.
+    and Ctrl-C do so and raise `Stopped`; a second one does not wait for what is being written.
 
     Args:
         folder: of this run's checkpoints, made if it is absent.
@@ -83,7 +82,8 @@ def keeper(
             f"keep must be at least 1 and every at least 0 seconds, got {keep} and {every}"
         )
     config = json.loads(json.dumps(config))
-    with _manager(folder, keep) as manager:
+    stay = _LastAndBest(keep, {})
+    with _manager(folder, stay) as manager:
         signals = _Signals()
         pending: list[tuple[int, Any, float | None]] = []
         last = -float("inf")
@@ -91,6 +91,8 @@ def keeper(
         def write() -> None:
             nonlocal last
             step, run, score = pending.pop()
+            if score is not None:
+                stay.scores[step] = score
             _write(manager, step, run, score, config)
             last = time.monotonic()
 
@@ -119,16 +121,35 @@ def keeper(
             raise Stopped(f"stopped by {signals.received}; {saved} in {manager.directory}")
 
 
-def _manager(folder: str | Path, keep: int) -> ocp.CheckpointManager:
-    last, best = policies.LatestN(keep), policies.BestN(get_metric_fn=lambda of: of["score"], n=1)
-    return ocp.CheckpointManager(
+class _LastAndBest(NamedTuple):
+    """Which checkpoints stay. Orbax's own rule for the best keeps all those without a score."""
+
+    keep: int
+    scores: dict[int, float]  # by step; of those that have one
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        best = max((s for s in steps if s in self.scores), key=self.scores.__getitem__, default=-1)
+        return [step in steps[-self.keep :] or step == best for step in steps]
+
+
+def _manager(folder: str | Path, stay: _LastAndBest) -> ocp.CheckpointManager:
+    manager = ocp.CheckpointManager(
         Path(folder).absolute(),
         options=ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy([last, best]),
+            preservation_policy=stay,
             # What a killed process left half written.
             cleanup_tmp_directories=True,
         ),
     )
+    for step in manager.all_steps():
+        with suppress(Exception):  # of a damaged one, which is refused by name when it is read
+            stay.scores[step] = float(_about(manager, step)["score"])
+    return manager
+
+
+def _about(manager: ocp.CheckpointManager, step: int) -> Any:
+    return manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
 
 
 def _write(
@@ -137,7 +158,7 @@ def _write(
     if step == manager.latest_step():
         return
     arrays = _arrays(run)
-    about = {"config": config, "digest": _digest(arrays)}
+    about = {"config": config, "digest": _digest(arrays), "score": score}
     # Orbax stores no empty arrays; there is nothing in them.
     stored = {path: array for path, array in arrays.items() if array.size}
     manager.save(
@@ -145,7 +166,6 @@ def _write(
         args=ocp.args.Composite(
             run=ocp.args.PyTreeSave(stored), about=ocp.args.JsonSave(about)
         ),
-        metrics=None if score is None else {"score": score},
         force=True,
     )  # fmt: skip
 
@@ -178,7 +198,7 @@ def _restore(manager: ocp.CheckpointManager, like: Any, config: Config) -> Any:
 
 def _read(manager: ocp.CheckpointManager, step: int, like: Any, config: Config) -> Any:
     # In two steps, for a run of another configuration is whole.
-    about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
+    about = _about(manager, step)
     was = about["config"]
     differing = [
         f"{name} is {was.get(name)!r} there, {config.get(name)!r} here"
@@ -211,7 +231,10 @@ def _arrays(run: Any) -> Arrays:
         return np.array(leaf)
 
     paths = jax.tree_util.tree_leaves_with_path(run)
-    return {jax.tree_util.keystr(p, simple=True, separator="."): host(leaf) for p, leaf in paths}
+    arrays = {jax.tree_util.keystr(p, simple=True, separator="."): host(leaf) for p, leaf in paths}
+    if len(arrays) < len(paths):
+        raise ValueError("two arrays of the run have the same path, as a.b and a: {b} would have")
+    return arrays
 
 
 def _leaf(like: Any, array: np.ndarray) -> Any:

@@ -10,8 +10,9 @@ from lml_jax.bench import race
 from lml_jax.bench.contestants import WORKLOADS
 from lml_jax.checkpoint import Stopped
 from lml_jax.recipes import fewshot as few
-from lml_jax.recipes import lifelong as life
+from lml_jax.recipes import lifelong_parts as life
 from lml_jax.recipes import parts, published, report
+from lml_jax.recipes.lifelong import run_lifelong
 from lml_jax.train import DivergedError
 
 Flat = tyro.conf.arg(name="")  # the fields of a record as options of their own
@@ -26,7 +27,7 @@ def lifelong(
     resume: bool = False,
     save_every: float = 60.0,
 ) -> None:
-    """Lifelong MAML, fine-tuning and joint training on one stream: table, metrics.json, figures.
+    """The three families, fine-tuning and joint training on one stream: table, metrics, figures.
 
     Args:
         settings: of the stream and the learners.
@@ -36,7 +37,7 @@ def lifelong(
         resume: go on with the run that was cut in `out`, as if it had not been.
         save_every: least seconds between two checkpoints.
     """
-    result = life.run_lifelong(
+    result = run_lifelong(
         settings, out, learners=learners, seeds=seeds, resume=resume, save_every=save_every
     )
     print(report.table(result))

@@ -1,6 +1,7 @@
 """Measures that train something: a few-shot learner on test episodes, classifiers of samples."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from lml_jax import losses, metrics
+from lml_jax import losses, metrics, nets
 from lml_jax.types import Batch, Key, Learner, Net, Params, Task
 
 QueryScore = Callable[[Array, Batch], Array]  # (outputs, query) -> scalar
@@ -189,6 +190,44 @@ def classifier(
         return jax.lax.scan(step, start, jax.random.split(key_steps, steps))[0][0]
 
     return fit
+
+
+def embedding(
+    examples: Batch, classes: int, key: Key, *, width: int = 64, steps: int = 1500
+) -> Callable[[Array], Array]:
+    """The last hidden layer of a classifier trained on real examples, for measures of a generator.
+
+    A perceptron of 512, `width`; trained by Adam on batches of 128.
+
+    Args:
+        examples: real and labelled, floats.
+        classes: C.
+        key: of its start and its batches; the same key gives the same embedding.
+        width: of the embedding.
+        steps: updates.
+
+    Returns:
+        x [n, ...] -> [n, width]; the caller owns jit.
+
+    Example:
+        >>> examples = Batch(jnp.eye(2), jnp.array([0, 1]))
+        >>> embedding(examples, 2, jax.random.key(0), steps=2)(jnp.zeros((3, 2))).shape
+        (3, 64)
+    """
+    body, last = nets.mlp([512], width), nets.mlp([], classes)
+
+    def init(key: Key, x: Array) -> Params:
+        keys = jax.random.split(key)
+        return {"body": body.init(keys[0], x), "last": last.init(keys[1], jnp.zeros((1, width)))}
+
+    def features(params: Params, x: Array) -> Array:
+        return jax.nn.relu(body.apply(params["body"], x))
+
+    def logits(params: Params, x: Array) -> Array:
+        return last.apply(params["last"], features(params, x))
+
+    fit = classifier(Net(init, logits), optax.adam(1e-3), steps=steps, batch_size=128)
+    return partial(features, jax.jit(fit)(examples, key))
 
 
 def classification_scores(net: Net, fit: Fit) -> Callable[[Batch, Sequence[Batch], Key], Array]:

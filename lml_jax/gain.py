@@ -10,7 +10,7 @@ from jax import Array
 
 from lml_jax import evaluate
 from lml_jax.data.augment import Jitter, affine
-from lml_jax.lifelong.generative import as_float, joined
+from lml_jax.generative.codes import as_float, joined
 from lml_jax.losses import labelled
 from lml_jax.types import Batch, Generator, Key, Net, Task
 

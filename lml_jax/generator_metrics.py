@@ -6,6 +6,7 @@ to train something is in `evaluate`.
 """
 
 import warnings
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -128,18 +129,30 @@ def spread_ratio(real: Array, y_real: Array, fake: Array, y_fake: Array, *, clas
         >>> float(spread_ratio(real, y, real / 4, y, classes=2))
         0.25
     """
-    _check(real, fake)
-    for name, x, y in (("y_real", real, y_real), ("y_fake", fake, y_fake)):
-        if y.shape != x.shape[:1]:
-            raise ValueError(f"{name} must have shape [{x.shape[0]}]; got {y.shape}")
+    spreads_r, spreads_g, both = _spreads(real, y_real, fake, y_fake, classes)
+    total_r, total_g = (jnp.sum(jnp.where(both, s, 0.0)) for s in (spreads_r, spreads_g))
+    return _ratio(total_g, total_r)
 
-    spread_r, count_r = _spread(real, y_real, classes)
-    spread_g, count_g = _spread(fake, y_fake, classes)
-    both = (count_r >= 2) & (count_g >= 2)
-    total_r, total_g = (jnp.sum(jnp.where(both, s, 0.0)) for s in (spread_r, spread_g))
-    return jnp.where(
-        both.any() & (total_r > 0), total_g / jnp.where(total_r > 0, total_r, 1.0), jnp.nan
-    )
+
+def class_spread_ratios(
+    real: Array, y_real: Array, fake: Array, y_fake: Array, *, classes: int
+) -> Array:
+    """`spread_ratio` of each class, for one collapsed class is lost in a mean over many.
+
+    mean_k sigma_{c,k}(fake) / mean_k sigma_{c,k}(real), arguments as there -> [C]; NaN where a
+    class does not occur twice in both.
+    Raises: ValueError if a shape is wrong.
+    Source: definition.
+
+    Example:
+        >>> y = jnp.array([0, 0, 1, 1])
+        >>> real = jnp.array([[0.0], [2.0], [5.0], [7.0]])
+        >>> fake = jnp.array([[0.0], [2.0], [6.0], [6.0]])
+        >>> class_spread_ratios(real, y, fake, y, classes=3).tolist()
+        [1.0, 0.0, nan]
+    """
+    spreads_r, spreads_g, both = _spreads(real, y_real, fake, y_fake, classes)
+    return jnp.where(both, _ratio(spreads_g, spreads_r), jnp.nan)
 
 
 def memorisation_ratio(fake: Array, train: Array, test: Array) -> Array:
@@ -164,18 +177,24 @@ def memorisation_ratio(fake: Array, train: Array, test: Array) -> Array:
     return jnp.where(unseen > 0, generated / jnp.where(unseen > 0, unseen, 1.0), jnp.nan)
 
 
-def warn_if_collapsed(ratio: float, *, threshold: float, where: str = "") -> str | None:
+def warn_if_collapsed(
+    ratio: float, *, threshold: float, each: Sequence[float] = (), where: str = ""
+) -> str | None:
     """Warn, and give the message, if a spread ratio is below `threshold` or not a number.
 
+    `each` are the ratios of classes, of which one below half of the threshold is too little.
+
     Example:
-        >>> warn_if_collapsed(0.9, threshold=0.5) is None
+        >>> warn_if_collapsed(0.9, threshold=0.5, each=[0.9, 0.9]) is None
         True
     """
-    if ratio >= threshold:
+    low = [f"{c} ({value:.2f})" for c, value in enumerate(each) if value < threshold / 2]
+    if ratio >= threshold and not low:
         return None
     message = (
         f"the generator has collapsed{where}: the spread within its classes is {ratio:.2f} of the "
-        f"real one, below {threshold:g}"
+        f"real one, expected at least {threshold:g}"
+        + (f" and {threshold / 2:g} of each; in class {', '.join(low)}" if low else "")
     )
     warnings.warn(message, RuntimeWarning, stacklevel=2)
     return message
@@ -232,6 +251,24 @@ def _root(matrix: Array) -> Array:
     """The square root of a positive semidefinite matrix."""
     values, vectors = jnp.linalg.eigh(_symmetric(matrix))
     return (vectors * jnp.sqrt(jnp.maximum(values, 0.0))[None]) @ vectors.T
+
+
+def _spreads(
+    real: Array, y_real: Array, fake: Array, y_fake: Array, classes: int
+) -> tuple[Array, Array, Array]:
+    """Spreads [C] of the real and the generated classes, and which are there twice in both."""
+    _check(real, fake)
+    for name, x, y in (("y_real", real, y_real), ("y_fake", fake, y_fake)):
+        if y.shape != x.shape[:1]:
+            raise ValueError(f"{name} must have shape [{x.shape[0]}]; got {y.shape}")
+    spread_r, count_r = _spread(real, y_real, classes)
+    spread_g, count_g = _spread(fake, y_fake, classes)
+    return spread_r, spread_g, (count_r >= 2) & (count_g >= 2)
+
+
+def _ratio(a: Array, b: Array) -> Array:
+    """a / b where b > 0, else NaN."""
+    return jnp.where(b > 0, a / jnp.where(b > 0, b, 1.0), jnp.nan)
 
 
 def _spread(x: Array, y: Array, classes: int) -> tuple[Array, Array]:

@@ -114,12 +114,31 @@ def update(
     new = TrainState(
         optax.apply_updates(state.params, updates), opt_state, state.step + 1, state.bad_step
     )
-    sizes = jnp.stack([value, optax.tree.norm(grads), optax.tree.norm(updates)])
-    finite = jnp.isfinite(sizes).all()
+    finite = all_finite(value, grads, updates)
     good = finite & (state.bad_step < 0)
     kept = jax.tree.map(partial(jnp.where, good), new, state)
     bad_step = jnp.where(finite | (state.bad_step >= 0), state.bad_step, state.step)
     return kept._replace(bad_step=bad_step)
+
+
+def all_finite(value: Array, *trees: Any) -> Array:
+    """Whether a scalar, and every number of some trees of one structure, is finite: a bool.
+
+    Example:
+        >>> all_finite(jnp.array(0.0), [jnp.ones((2, 2))], [jnp.full((2, 2), jnp.inf)]).item()
+        False
+    """
+
+    def of_leaves(*leaves: Array) -> Array:
+        both = jnp.isfinite(leaves[0])
+        for leaf in leaves[1:]:
+            both &= jnp.isfinite(leaf)
+        # The last axis apart: XLA's CPU backend is slow at reductions to a scalar, and one of
+        # floats, a norm say, can cost as much as the network.
+        return both.all(axis=tuple(range(both.ndim - 1))).all()
+
+    each = jax.tree.leaves(jax.tree.map(of_leaves, *trees))
+    return jnp.stack([jnp.isfinite(value), *each]).all()
 
 
 def make_runner(

@@ -21,6 +21,38 @@ def test_a_race_takes_turns_and_names_who_is_missing(tmp_path):
         assert f"{peer:18s} not here: " in text
 
 
+class Scripted:
+    """A contestant whose answers are known."""
+
+    def __init__(self, workload, contestant):
+        self.ours, self.left = contestant == "lml_jax", 2
+        self.hello = {"first": 1.0, "losses": [0.5, 0.4]}
+
+    def turn(self, steps):
+        self.left -= 1
+        if not self.ours and self.left == 0:
+            return {"missing": "its process ended without a word, exit code -9"}
+        return {"seconds": 1.0, "peak_kib": 1024}
+
+    def close(self):
+        pass
+
+
+def test_a_contestant_that_dies_leaves_the_race_to_the_others(monkeypatch):
+    monkeypatch.setattr(race, "Process", Scripted)
+    found = race.race("maml-sine", repeats=2, progress=False)
+    assert list(found["rates"]) == ["lml_jax"]
+    assert found["ratios"] == {}
+    assert set(found["missing"]) == set(PEERS)
+
+
+def test_a_process_that_dies_says_with_what_code():
+    process = race.Process("no such workload", "lml_jax")
+    assert "exit code 1" in process.hello["missing"]
+    assert "exit code 1" in process.turn(1)["missing"]
+    process.close()
+
+
 def test_unknown_workloads_and_no_repeats_are_named(tmp_path):
     with pytest.raises(ValueError, match="maml-sine"):
         race.run_races(["maml-sin"], tmp_path / "bench")

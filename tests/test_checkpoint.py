@@ -57,9 +57,32 @@ def test_an_empty_folder_gives_the_run_that_was_offered(tmp_path):
     assert kept(tmp_path / "new", start=3)["step"] == 3
 
 
-def test_the_last_k_and_the_best_are_kept(tmp_path):
+def numbers(folder):
+    return sorted(int(p.name) for p in folder.iterdir())
+
+
+def test_the_last_k_and_the_best_are_kept_and_a_resumed_run_knows_the_best(tmp_path):
     kept(tmp_path, steps=range(6), scores=[0.0, 5.0, 1.0, 2.0, 1.0, 0.0], keep=2)
-    assert sorted(int(p.name) for p in tmp_path.iterdir()) == [1, 4, 5]
+    assert numbers(tmp_path) == [1, 4, 5]
+    kept(tmp_path, steps=range(6, 9), scores={6: 2.0, 7: 4.0, 8: 3.0}, keep=2)
+    assert numbers(tmp_path) == [1, 7, 8]
+    kept(tmp_path, steps=range(9, 12), scores={9: 6.0, 10: 4.0, 11: 3.0}, keep=2)
+    assert numbers(tmp_path) == [9, 10, 11]
+
+
+def test_without_scores_the_last_k_alone_are_kept(tmp_path):
+    for first in (0, 5):
+        kept(tmp_path, steps=range(first, first + 5), keep=2)
+    assert numbers(tmp_path) == [8, 9]
+
+
+def test_paths_that_are_the_same_are_refused_before_anything_is_written(tmp_path):
+    with (
+        pytest.raises(ValueError, match="the same path"),
+        checkpoint.keeper(tmp_path, config={}) as keeper,
+    ):
+        keeper.save(0, {"a.b": jnp.ones(1), "a": {"b": jnp.zeros(1)}})
+    assert not any(tmp_path.iterdir())
 
 
 def test_between_two_checkpoints_only_the_last_is_written_at_the_end(tmp_path):

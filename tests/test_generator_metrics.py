@@ -165,6 +165,9 @@ def test_bad_input_is_refused(call, message):
 
 def test_a_collapsed_generator_is_not_passed_over_in_silence():
     assert gm.warn_if_collapsed(0.7, threshold=0.5) is None
+    assert gm.warn_if_collapsed(0.7, threshold=0.5, each=[0.26, jnp.nan]) is None
+    with pytest.warns(RuntimeWarning, match=r"0.25 of each; in class 1 \(0.20\)"):
+        gm.warn_if_collapsed(0.7, threshold=0.5, each=[1.2, 0.2])
     for ratio in (0.3, float("nan")):
-        with pytest.warns(RuntimeWarning, match="collapsed after task 2: .* below 0.5"):
+        with pytest.warns(RuntimeWarning, match="collapsed after task 2: .* at least 0.5"):
             assert gm.warn_if_collapsed(ratio, threshold=0.5, where=" after task 2")

@@ -195,14 +195,15 @@ def online(*, tasks: int, samples: int, batch: int, hidden: int) -> Run:
         return learner.end_task(state, every, jax.random.key(0)), values[-1]
 
     @jax.jit
-    def through(params: Params) -> Array:
+    def through(params: Params, stream: Any) -> Array:
         state = learner.init(jax.random.key(0), Batch(x[0, 0], y[0, 0]), params)
-        stream = (jnp.arange(tasks), Task(support, query), whole)
         return lax.scan(of_task, state, stream)[1][-1]
+
+    stream = (jnp.arange(tasks), Task(support, query), whole)
 
     def run(steps: int) -> float:
         for _ in range(steps):
-            value = float(through(params))
+            value = float(through(params, stream))
         return value
 
     return run

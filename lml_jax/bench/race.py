@@ -2,10 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +33,27 @@ class Process:
         self.hello = self._answer()
 
     def turn(self, steps: int) -> dict[str, Any]:
-        """{"seconds", "peak_kib"} of so many steps."""
+        """{"seconds", "peak_kib"} of so many steps, or {"missing"} where the process has died."""
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # of the dead; `_answer` says so
+            self.process.stdin.write(f"{steps}\n")
+            self.process.stdin.flush()
         return self._answer()
 
     def close(self) -> None:
         """End it."""
         self.process.kill()
-        self.process.communicate()
+        with suppress(BrokenPipeError):  # of a turn that the dead never read
+            self.process.communicate()
 
     def _answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        return json.loads(line) if line else {"missing": "its process ended without a word"}
+        if line:
+            return json.loads(line)
+        code = self.process.wait()
+        killed = ": killed, most often for want of memory" if code == -signal.SIGKILL else ""
+        return {"missing": f"its process ended without a word, exit code {code}{killed}"}
 
 
 def race(name: str, *, repeats: int = 10, progress: bool = True) -> dict[str, Any]:
@@ -68,7 +75,7 @@ def race(name: str, *, repeats: int = 10, progress: bool = True) -> dict[str, An
 
     Raises:
         ValueError: for an unknown workload, or repeats below 1.
-        RuntimeError: where this library itself fails, with the reason.
+        OSError: where this library itself fails, with the reason.
     """
     work = WORKLOADS[known(name, WORKLOADS, what="workload")]
     if repeats < 1:
@@ -82,12 +89,17 @@ def race(name: str, *, repeats: int = 10, progress: bool = True) -> dict[str, An
                 missing[contestant] = process.hello["missing"]
             else:
                 running[contestant] = process
-        if OURS in missing:
-            raise RuntimeError(f"{OURS} cannot run {name}: {missing[OURS]}")
         turns: dict[str, list[dict[str, Any]]] = {contestant: [] for contestant in running}
         for _ in tqdm(range(repeats), disable=not progress, desc=name):
-            for contestant, process in running.items():
-                turns[contestant].append(process.turn(work.steps))
+            for contestant in list(turns):
+                answer = running[contestant].turn(work.steps)
+                if "missing" in answer:
+                    missing[contestant] = answer["missing"]
+                    del turns[contestant]
+                else:
+                    turns[contestant].append(answer)
+        if OURS in missing:
+            raise OSError(f"{OURS} cannot run {name}: {missing[OURS]}")
     count = work.steps * work.per_step
     rates = {c: np.array([count / t["seconds"] for t in own]) for c, own in turns.items()}
     return {

@@ -13,6 +13,7 @@ from lml_jax.generative import codes as coding
 from lml_jax.generative.codes import Codes, Draw
 from lml_jax.generative.transfer import Render, Transfer, share
 from lml_jax.generator_metrics import spread_ratio
+from lml_jax.train import all_finite
 from lml_jax.types import Batch, ConditionalNet, Key, Metrics, Params, Task
 
 # name -> (what D descends, what G descends), each of (real scores, fake scores)
@@ -45,6 +46,7 @@ class Game(NamedTuple):
     reduction: str
     past_batch: int
     classes: int
+    by_class: bool  # whether a code says of which class its examples are
     span: tuple[float, float]
 
 
@@ -76,17 +78,37 @@ class GanState(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Real examples x [n, ...] in (-1, 1), their codes h [n, k], and weights [n]."""
+    """Real examples x [n, ...] in (-1, 1), their codes h [n, k], and weights [n].
+
+    Each is compared with G(z, h). What a frozen generator made of z meets what G makes of it now,
+    so that a pair says nothing while G is unchanged, where others of its class would pull at it.
+    """
 
     x: Array
     h: Array
     weight: Array
+    z: Array
 
 
 def scaled(x: Array, span: tuple[float, float]) -> Array:
     """Examples in `span`, or uint8, to (-1, 1), which both networks speak."""
     x = x.astype(float) / 255 if x.dtype == jnp.uint8 else x
     return (x - span[0]) * (2 / (span[1] - span[0])) - 1
+
+
+def unscaled(x: Array, span: tuple[float, float]) -> Array:
+    """What a generator makes, in (-1, 1), to `span`."""
+    return (x + 1) * ((span[1] - span[0]) / 2) + span[0]
+
+
+def check_game(penalty: float, ema: float, span: tuple[float, float]) -> None:
+    """Raise ValueError for what no game can be played with."""
+    if penalty < 0:
+        raise ValueError(f"the penalty gamma must be >= 0, got {penalty}")
+    if not 0 <= ema < 1:
+        raise ValueError(f"ema must be in [0, 1), got {ema}")
+    if not span[0] < span[1]:
+        raise ValueError(f"span must be (low, high) with low < high, got {span}")
 
 
 def past_codes(state: GanState) -> Codes:
@@ -99,13 +121,13 @@ def step(game: Game, state: GanState, tasks: Task, key: Key) -> tuple[GanState, 
     """D moves, then G against the new D; nothing changes from the first bad update on."""
     batch = coding.together(tasks)
     coding.check_range(batch.x, game.span)
-    key_draw, key_real, key_d, key_g = jax.random.split(key, 4)
+    key_draw, key_real, key_g = jax.random.split(key, 3)
     drawn = coding.draw(past_codes(state), key_draw, n=game.past_batch)
     own = game.code_of(state.finished, batch)
     real = _pairs(game, state, batch, own, drawn, key_real)
 
     of_d = jax.value_and_grad(_d_loss, argnums=1, has_aux=True)
-    (value_d, shown), grads_d = of_d(game, state.d, state.g, real, key_d)
+    (value_d, shown), grads_d = of_d(game, state.d, state.g, real)
     d, d_opt = moved(game.d_tx, grads_d, state.d_opt, state.d)
     of_g = jax.value_and_grad(_g_loss, argnums=1, has_aux=True)
     (value_g, (term, fake)), grads_g = of_g(game, state.g, state._replace(d=d), real, drawn, key_g)
@@ -118,37 +140,40 @@ def step(game: Game, state: GanState, tasks: Task, key: Key) -> tuple[GanState, 
     fine = jnp.stack([finite(value_d, grads_d, d), finite(value_g, grads_g, g)])
     n = batch.y.shape[0]
     flat = [x[:n].reshape(n, -1) for x in (real.x, fake)]
+    within = batch.y if game.by_class else jnp.zeros_like(batch.y)
+    within = jnp.where(losses.labelled(batch) > 0, within, -1)
     metrics = {
         "d_loss": value_d,
         "g_loss": value_g,
         "transfer": term,
         **shown,
-        "spread": spread_ratio(flat[0], batch.y, flat[1], batch.y, classes=game.classes),
+        "spread": spread_ratio(flat[0], within, flat[1], within, classes=game.classes),
     }
     return kept(state, after, fine), metrics
 
 
 def _pairs(game: Game, state: GanState, batch: Batch, own: Codes, drawn: Draw, key: Key) -> Pairs:
     """The arriving task's examples and, where L_j is adversarial, those of past tasks."""
+    key_now, key_past, key_real = jax.random.split(key, 3)
     mass = losses.labelled(batch)
     now = Pairs(
         scaled(batch.x, game.span),
         own.h[jnp.maximum(batch.y, 0)],
         mass / jnp.maximum(jnp.sum(mass), 1.0),
+        _noise(game, key_now, mass.shape[0]),
     )
     if game.transfer.real is None:
         return now
-    key_z, key_real = jax.random.split(key)
-    z = jax.random.normal(key_z, (game.past_batch, game.noise))
+    z = _noise(game, key_past, game.past_batch)
     x = game.transfer.real(state.memory, _render(game, state.teacher), drawn, z, key_real)
-    before = Pairs(x, drawn.h, drawn.valid * _share(game, state) / game.past_batch)
+    before = Pairs(x, drawn.h, drawn.valid * _share(game, state) / game.past_batch, z)
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), now, before)
 
 
-def _d_loss(game: Game, d: Params, g: Params, real: Pairs, key: Key) -> tuple[Array, Metrics]:
+def _d_loss(game: Game, d: Params, g: Params, real: Pairs) -> tuple[Array, Metrics]:
     """sum_k w_k ( l_D(D(x_k), D(G(z_k))) + gamma (R1_k + R2_k) )."""
     n = real.x.shape[0]
-    fake = jax.lax.stop_gradient(_fake(game, g, real.h, key))
+    fake = jax.lax.stop_gradient(game.generator.apply(g, real.z, real.h))
     both, h = jnp.concatenate([real.x, fake]), jnp.concatenate([real.h, real.h])
 
     def scores(x: Array) -> Array:
@@ -167,13 +192,13 @@ def _g_loss(
     game: Game, g: Params, state: GanState, real: Pairs, drawn: Draw, key: Key
 ) -> tuple[Array, tuple[Array, Array]]:
     """sum_k w_k l_G(D(x_k), D(G(z_k))), and lambda sum_j L_j where that is no adversarial loss."""
-    key_now, key_past, key_pick = jax.random.split(key, 3)
-    fake = _fake(game, g, real.h, key_now)
+    key_past, key_pick = jax.random.split(key)
+    fake = game.generator.apply(g, real.z, real.h)
     score_real, score_fake = (game.discriminator.apply(state.d, x, real.h) for x in (real.x, fake))
     value = jnp.sum(real.weight * game.l_g(score_real, score_fake))
     term = jnp.zeros(())
     if game.transfer.penalty is not None:
-        z = jax.random.normal(key_past, (game.past_batch, game.noise))
+        z = _noise(game, key_past, game.past_batch)
         each = game.transfer.penalty(
             state.memory, _render(game, g), _render(game, state.teacher), drawn, z, key_pick
         )
@@ -185,8 +210,8 @@ def _share(game: Game, state: GanState) -> Array:
     return share(state.finished, weight=game.weight, reduction=game.reduction)
 
 
-def _fake(game: Game, g: Params, h: Array, key: Key) -> Array:
-    return game.generator.apply(g, jax.random.normal(key, (h.shape[0], game.noise)), h)
+def _noise(game: Game, key: Key, n: int) -> Array:
+    return jax.random.normal(key, (n, game.noise))
 
 
 def _render(game: Game, g: Params) -> Render:
@@ -216,8 +241,7 @@ def averaged(old: Params, new: Params, step: Array, *, decay: float) -> Params:
 
 def finite(value: Array, grads: Params, params: Params) -> Array:
     """Whether an update is finite: its loss, its gradient and what it made."""
-    sizes = jnp.stack([value, optax.tree.norm(grads), optax.tree.norm(params)])
-    return jnp.isfinite(sizes).all()
+    return all_finite(value, grads, params)
 
 
 def kept(old: Any, new: Any, fine: Array) -> Any:

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from lml_jax import losses
-from lml_jax.concrete import concrete
 from lml_jax.generative import evidence, posterior
-from lml_jax.generative.codes import Codes, as_table, draw
+from lml_jax.generative.codes import Codes, as_float, as_table, check_range, draw
 from lml_jax.generative.evidence import Noise, Parts
 from lml_jax.generative.posterior import Posterior, Weights
 from lml_jax.metrics import accuracy
@@ -89,8 +88,8 @@ def objective(model: Model, params: Params, task: Task, key: Key) -> tuple[Array
     mass = jnp.maximum(losses.labelled(query).sum(), 1.0)
     value = (posterior.penalty(full, start, first, model.weights) - bound @ weight) / mass
     shown = {
-        "bound": losses.weighted_mean(bound, weight),
-        "kl_latent": losses.weighted_mean(kl, weight),
+        "bound": losses.weighted_mean(bound[n - at :], losses.labelled(query)),
+        "kl_latent": losses.weighted_mean(kl[n - at :], losses.labelled(query)),
         "kl_code": posterior.divergence(full, start).sum() / mass,
     }
     if model.discriminative:
@@ -175,16 +174,8 @@ def flat(x: Array) -> Array:
 
 def images(model: Model, x: Array) -> Array:
     """`x` as floats in [0, 1], or a ValueError that names what is not as declared."""
-    known_now = concrete(x)
     x = jnp.asarray(x)
     if x.shape[1:] != model.shape:
         raise ValueError(f"images have shape {x.shape[1:]}, declared was {model.shape}")
-    if x.dtype == jnp.uint8:
-        return x.astype(float) / 255
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"expected images of uint8 or floats in [0, 1], got {x.dtype.name}")
-    if x.size and known_now is not None:
-        low, high = float(known_now[0].min()), float(known_now[0].max())
-        if not (low >= 0 and high <= 1):
-            raise ValueError(f"images are in {low:g}..{high:g}, expected 0..1, or uint8")
-    return x
+    check_range(x, (0.0, 1.0))
+    return as_float(x)

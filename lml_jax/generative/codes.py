@@ -159,14 +159,31 @@ def check_learned(codes: Codes, learned: Array) -> None:
         raise ValueError(f"classes {unknown} were never learned, expected some of {there}")
 
 
-def check_range(x: Array, span: tuple[float, float]) -> None:
-    """Raise unless floats `x` lie in the declared range; inside jit nothing can.
+def check_room(table: Codes, finished: Array) -> None:
+    """Raise unless `table` has a row for another task; inside jit nothing can.
 
     Raises:
-        ValueError: naming the range found.
+        ValueError: naming the number of rows.
     """
+    known_now, rows = concrete(finished), table.mask.shape[0]
+    if known_now is not None and int(known_now[0]) >= rows:
+        raise ValueError(f"there was room for {rows} tasks, expected no more")
+
+
+def check_range(x: Array, span: tuple[float, float]) -> None:
+    """Raise unless `x` is uint8, or floats in the declared range; inside jit no value can be seen.
+
+    Raises:
+        ValueError: naming the range found, or a dtype whose range is not known.
+    """
+    if x.dtype == jnp.uint8:
+        return
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"expected images of uint8, or floats in {span[0]}..{span[1]}; got {x.dtype.name}"
+        )
     known_now = concrete(x)
-    if known_now is None or not jnp.issubdtype(x.dtype, jnp.floating) or x.size == 0:
+    if known_now is None or x.size == 0:
         return
     low, high = float(known_now[0].min()), float(known_now[0].max())
     if not (span[0] <= low and high <= span[1]):

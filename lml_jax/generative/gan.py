@@ -15,6 +15,7 @@ from lml_jax.generative.adversary import LOSSES, Game, GanState, scaled
 from lml_jax.generative.codes import Codes
 from lml_jax.generative.transfer import REDUCTIONS, transfers
 from lml_jax.names import known
+from lml_jax.nets.feedforward import check_positive
 from lml_jax.train import copy
 from lml_jax.types import Batch, ConditionalNet, Generator, Key
 
@@ -74,11 +75,14 @@ def conditional_gan(
         teacher, stores the codes and begins the optimisers anew. Metrics of a step: `d_loss`,
         `g_loss`, `transfer` (the mean L_j, where it is no adversarial loss), `d_accuracy` (how
         often D scores a real example above a generated one of its class) and `spread`
-        (`spread_ratio` of this batch: a value far below 1 is a collapse).
+        (`spread_ratio` of this batch: a value far below 1 is a collapse). `encode` gives the code
+        of each class in a support set; where a code says the number of the task, only that of the
+        arriving task can be given, and a test task's set has none.
 
     Raises:
         ValueError: for unknown names, numbers out of range; in `init`, for examples outside
-            `span`; in `sample`, for n < 1 or a class that was never learned.
+            `span`; in `sample`, for n < 1 or a class that was never learned; at the end of a task,
+        for more tasks than T. Values are seen outside jit only.
 
     Example:
         >>> from lml_jax import nets
@@ -100,8 +104,10 @@ def conditional_gan(
     keeping = ways[known(transfer, ways, what="knowledge transfer")]
     known(reduction, REDUCTIONS, what="reduction")
     width = coding.code_width(condition, tasks=tasks, classes=classes)
-    _check_numbers(tasks=tasks, classes=classes, noise=noise, past_batch=past_batch)
-    _check_weights(penalty, weight, ema, span)
+    check_positive(tasks=tasks, classes=classes, noise=noise, past_batch=past_batch)
+    adversary.check_game(penalty, ema, span)
+    if weight < 0:
+        raise ValueError(f"the weight lambda must be >= 0, got {weight}")
     code_of = partial(coding.one_hot, condition=condition, tasks=tasks, classes=classes)
     game = Game(
         generator=generator,
@@ -119,13 +125,14 @@ def conditional_gan(
         reduction=reduction,
         past_batch=past_batch,
         classes=classes,
+        by_class=condition != "task",
         span=span,
     )
     made = Generator(
         init=partial(_init, game, coding.empty_table(tasks, classes, width)),
-        encode=lambda state, support, key: code_of(state.finished, support),
+        encode=partial(_encode, game, condition),
         step=partial(adversary.step, game),
-        sample=partial(_sample, game, condition != "task"),
+        sample=partial(_sample, game),
     )
     return made, partial(_finish, game)
 
@@ -159,9 +166,16 @@ def _init(game: Game, table: Codes, key: Key, x_example: Array) -> GanState:
     return copy(made)
 
 
-def _sample(
-    game: Game, by_class: bool, state: GanState, code: Codes | None, key: Key, *, n: int
-) -> Batch:
+def _encode(game: Game, condition: str, state: GanState, support: Batch, key: Key) -> Codes:
+    """Codes of classes; where these say a task's number, of the arriving one as far as learned."""
+    own = game.code_of(state.finished, support)
+    if condition == "class":
+        return own
+    learned = state.codes.mask.at[state.finished].get(mode="fill", fill_value=False)
+    return own._replace(mask=own.mask & learned)
+
+
+def _sample(game: Game, state: GanState, code: Codes | None, key: Key, *, n: int) -> Batch:
     """From the moving average; without a code, from the teacher and all finished tasks."""
     if n < 1:
         raise ValueError(f"expected at least 1 generated sample, got n = {n}")
@@ -174,14 +188,14 @@ def _sample(
         params, table = state.ema, coding.as_table(code._replace(mask=code.mask & learned))
     drawn = coding.draw(table, key_draw, n=n)
     x = game.generator.apply(params, jax.random.normal(key_z, (n, game.noise)), drawn.h)
-    x = (x + 1) * ((game.span[1] - game.span[0]) / 2) + game.span[0]
-    y = drawn.y if by_class else jnp.full(n, -1, jnp.int32)
-    return Batch(x, y, drawn.valid.astype(x.dtype))
+    y = jnp.where(drawn.valid & game.by_class, drawn.y, -1)
+    return Batch(adversary.unscaled(x, game.span), y, drawn.valid.astype(x.dtype))
 
 
 def _finish(game: Game, state: GanState, batch: Batch, key: Key) -> GanState:
     """Take the teacher, store the codes, begin the optimisers anew; D is kept."""
     coding.check_range(batch.x, game.span)
+    coding.check_room(state.codes, state.finished)
     i, own = state.finished, game.code_of(state.finished, batch)
     inside = batch._replace(x=scaled(batch.x, game.span))
     return state._replace(
@@ -192,20 +206,3 @@ def _finish(game: Game, state: GanState, batch: Batch, key: Key) -> GanState:
         memory=game.transfer.keep(state.memory, i, state.d, inside, key),
         finished=i + 1,
     )
-
-
-def _check_numbers(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
-
-
-def _check_weights(penalty: float, weight: float, ema: float, span: tuple[float, float]) -> None:
-    if penalty < 0 or weight < 0:
-        raise ValueError(
-            f"the penalty gamma and the weight lambda must be >= 0, got {penalty} and {weight}"
-        )
-    if not 0 <= ema < 1:
-        raise ValueError(f"ema must be in [0, 1), got {ema}")
-    if not span[0] < span[1]:
-        raise ValueError(f"span must be (low, high) with low < high, got {span}")

@@ -12,11 +12,13 @@ from jax import Array
 from lml_jax import losses
 from lml_jax.generative import codes as coding
 from lml_jax.generative import sharpening
-from lml_jax.generative.adversary import LOSSES
+from lml_jax.generative.adversary import LOSSES, check_game
 from lml_jax.generative.codes import Codes, as_float
 from lml_jax.generative.sharpening import ROLES, MetaGanState, Rules
 from lml_jax.names import known
+from lml_jax.nets.feedforward import check_positive
 from lml_jax.parallel import BatchLoss, vmap_mean
+from lml_jax.train import copy
 from lml_jax.types import (
     Batch,
     ConditionalNet,
@@ -132,8 +134,12 @@ def metagan(
         Zhang, Che, Ghahramani, Bengio, Song. MetaGAN: An Adversarial Approach to Few-Shot
         Learning, 2018; the role "augment", the level and the relativistic form are ours.
     """
-    _check_numbers(classes=classes, samples=samples, noise=noise)
-    _check_ranges(weight, start, penalty, ema, span)
+    check_positive(classes=classes, samples=samples, noise=noise)
+    check_game(penalty, ema, span)
+    if not 0 <= weight <= 1:
+        raise ValueError(f"the weight of generated examples must be in [0, 1], got {weight}")
+    if start < 0:
+        raise ValueError(f"start must be at least 0, got {start}")
     known(role, ROLES, what="role of generated examples")
     known(level, LEVELS, what="level")
     l_d, l_g = LOSSES[known(loss, LOSSES, what="GAN loss")]
@@ -233,7 +239,7 @@ def _predict(rules: Rules, params: Params, fast: Any, x: Array) -> Array:
 def _init(rules: Rules, key: Key, x_example: Array) -> MetaGanState:
     params = _params(rules, key, x_example)
     fine = jnp.full((), -1, jnp.int32)
-    return MetaGanState(
+    made = MetaGanState(
         step=jnp.zeros((), jnp.int32),
         bad_step=fine,
         bad_net=fine,
@@ -242,6 +248,8 @@ def _init(rules: Rules, key: Key, x_example: Array) -> MetaGanState:
         g_opt=rules.g_tx.init(params["g"]),
         ema=params["g"],
     )
+    # In buffers of its own: what is donated may not hold one twice.
+    return copy(made)
 
 
 def _encode(rules: Rules, state: MetaGanState, support: Batch, key: Key) -> Codes:
@@ -256,22 +264,3 @@ def _sample(rules: Rules, state: MetaGanState, code: Codes | None, key: Key, *, 
         raise ValueError("no task is kept here: expected a code, from `encode`")
     coding.check_learned(code, jnp.ones_like(code.mask))
     return sharpening.render(rules, state.ema, code, key, n=n)
-
-
-def _check_numbers(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
-
-
-def _check_ranges(
-    weight: float, start: int, penalty: float, ema: float, span: tuple[float, float]
-) -> None:
-    if not 0 <= weight <= 1:
-        raise ValueError(f"the weight of generated examples must be in [0, 1], got {weight}")
-    if start < 0 or penalty < 0:
-        raise ValueError(f"start and penalty must be at least 0, got {start} and {penalty}")
-    if not 0 <= ema < 1:
-        raise ValueError(f"ema must be in [0, 1), got {ema}")
-    if not span[0] < span[1]:
-        raise ValueError(f"span must be (low, high) with low < high, got {span}")

@@ -11,7 +11,7 @@ from jax import Array
 
 from lml_jax import losses
 from lml_jax.generative import codes as coding
-from lml_jax.generative.adversary import NETS, averaged, finite, kept, moved
+from lml_jax.generative.adversary import NETS, averaged, finite, kept, moved, unscaled
 from lml_jax.generative.codes import Codes, as_float, joined
 from lml_jax.generator_metrics import spread_ratio
 from lml_jax.metrics import accuracy
@@ -106,12 +106,9 @@ def render(rules: Rules, g: Params, code: Codes, key: Key, *, n: int) -> Batch:
     key_draw, key_z = jax.random.split(key)
     drawn = coding.draw(coding.as_table(code), key_draw, n=n)
     x = rules.generator.apply(g["generator"], jax.random.normal(key_z, (n, rules.noise)), drawn.h)
-    low, high = rules.span
     known = drawn.valid & (rules.role == "augment")
     return Batch(
-        (x + 1) * ((high - low) / 2) + low,
-        jnp.where(known, drawn.y, -1),
-        drawn.valid.astype(x.dtype),
+        unscaled(x, rules.span), jnp.where(known, drawn.y, -1), drawn.valid.astype(x.dtype)
     )
 
 
@@ -267,13 +264,16 @@ def _played(
 
     The weights of the generated ones are those of the pairs that the two make.
     """
-    key_adapt, key_fake = jax.random.split(key)
+    key_adapt, key_fake, key_pair = jax.random.split(key, 3)
     # G is not asked to make D learn well: no gradient of it through what D has adapted to.
     fixed = {**params, "g": jax.lax.stop_gradient(params["g"])}
     fast = adapt(rules, fixed, task.support, key_adapt, on=on)
     query = task.query._replace(x=as_float(task.query.x), weight=_weight(task.query))
     code = encode(rules, params["g"], task.support)
     fake = render(rules, params["g"], code, key_fake, n=query.x.shape[0])
+    # They come class by class, as the query set may: a class is not to meet its own padding alone.
+    order = jax.random.permutation(key_pair, query.x.shape[0])
+    fake = jax.tree.map(lambda leaf: leaf[order], fake)
     logits_of = partial(rules.base.predict, params["d"]["learner"], fast)
     return logits_of, query, fake._replace(weight=unlabelled(query) * _weight(fake))
 

@@ -65,11 +65,13 @@ def vaml_stream(
     theta <- descend -objective(T_i; theta) + lambda sum_{j<i} L_j(theta), the objective that of
     `vaml`, for each query image, with a code of each class; L_j takes h ~ q_j, the stored
     posterior of a class of task j, and one of the readings
-    "align": E_z KL(p'(x|z, h) || p(x|z, h)), summed over pixels, p' the frozen decoder's: 0 while
-    the decoder makes of task j what it made;
+    "align": s E_z KL(p'(x|z, h) || p(x|z, h)), summed over pixels, p' the frozen decoder's, each
+    pixel counted s = `parts.sharpness` times as in the evidence;
     "replay": -b(x', h), the bound on log p(x'|h) for images x' that the frozen decoder makes;
     "none": 0, and VAML forgets.
-    All are in nats an image, as the evidence is. No image is stored.
+    Both also descend KL(f'(h|x') || f(h|x')), f' the frozen encoder's Gaussian factor: a code
+    that is stored is worth what the encoder still says of such images. "align" is 0 while decoder
+    and encoder do with task j what they did. All are in nats an image. No image is stored.
 
     Args:
         parts: as in `vaml`.
@@ -92,7 +94,8 @@ def vaml_stream(
 
     Raises:
         ValueError: for unknown names, numbers out of range, images outside the declared shape or
-            range; in `sample`, for n < 1 or a code with no class.
+            range; in `sample`, for n < 1 or a code with no class; at the end of a task, for more
+            tasks than T. Values are seen outside jit only.
 
     Example:
         >>> from lml_jax import nets
@@ -124,7 +127,10 @@ def vaml_stream(
         params = class_model.init(model, key, x_example)
         d = params["prior"]["mean"].shape[0]
         table = coding.empty_table(tasks, classes, 2 * d)
-        return VamlState(train.init_state(params, tx), params, table, jnp.zeros((), jnp.int32))
+        # In buffers of its own: what is donated may not hold one twice.
+        return train.copy(
+            VamlState(train.init_state(params, tx), params, table, jnp.zeros((), jnp.int32))
+        )
 
     def step(state: VamlState, episodes: Task, key: Key) -> tuple[VamlState, Metrics]:
         key_now, key_past = jax.random.split(key)
@@ -144,10 +150,11 @@ def vaml_stream(
         return state._replace(train=moved), shown
 
     def finish(state: VamlState, batch: Batch, key: Key) -> VamlState:
+        coding.check_room(state.codes, state.finished)
         params, own = state.train.params, _encode(model, state, batch, key)
         return VamlState(
             state.train._replace(opt_state=tx.init(params)),
-            params,
+            train.copy(params),
             jax.tree.map(lambda all_, one: all_.at[state.finished].set(one), state.codes, own),
             state.finished + 1,
         )
@@ -185,14 +192,26 @@ def _align(model: Model, params: Params, teacher: Params, h: Array, key: Key) ->
     z = class_model.noise(model, params, key, h.shape[0]).z
     told, now = (class_model.decode(model, p, z, h) for p in (teacher, params))
     x = jax.nn.sigmoid(told)
-    return losses.bernoulli_nll(now, x) - losses.bernoulli_nll(told, x)
+    moved = losses.bernoulli_nll(now, x) - losses.bernoulli_nll(told, x)
+    return model.parts.sharpness * moved + _encoded(model, params, teacher, x)
 
 
 def _replay(model: Model, params: Params, teacher: Params, h: Array, key: Key) -> Array:
     key_image, key_bound = jax.random.split(key)
     z, eps = (class_model.noise(model, params, k, h.shape[0]).z for k in (key_image, key_bound))
     x = jax.nn.sigmoid(class_model.decode(model, teacher, z, h))
-    return -evidence.image_bound(model.parts, params, x, h, eps)[0]
+    bound = evidence.image_bound(model.parts, params, x, h, eps)[0]
+    return _encoded(model, params, teacher, x) - bound
+
+
+def _encoded(model: Model, params: Params, teacher: Params, x: Array) -> Array:
+    """KL(f'(h|x) || f(h|x)) of each image [n, p], f' the teacher's factor."""
+    images = jax.lax.stop_gradient(x).reshape(x.shape[0], *model.shape)
+    told, now = (
+        jnp.split(model.parts.encode.apply(p["encode"], images), 2, axis=1)
+        for p in (teacher, params)
+    )
+    return losses.gaussian_kl(told[0], jnp.exp(told[1]), now[0], jnp.exp(now[1]))
 
 
 READINGS: dict[str, Reading | None] = {"none": None, "replay": _replay, "align": _align}

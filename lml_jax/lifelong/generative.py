@@ -52,8 +52,8 @@ class State(NamedTuple):
 
     @property
     def stored(self) -> Any:
-        """What is kept of past tasks: nothing but the generator."""
-        return ()
+        """What is kept of past tasks beside the generator: what its knowledge transfer needs."""
+        return getattr(self.generator, "memory", ())
 
     @property
     def bad_part(self) -> str:
@@ -149,13 +149,12 @@ def lifelong_generative(
         made, shown = generator.step(state.generator, episodes, key_generator)
         past = generator.sample(state.generator, None, key_replay, n=replay_batch)
         if augment_batch:
-            code = generator.encode(state.generator, real, key_code)
+            code = generator.encode(made, real, key_code)
             own = generator.sample(made, code, key_own, n=augment_batch)
             late = state.train.step - state.begun >= augment_from
-            weight = jnp.where(late, augment_weight, 0.0)
-            real = joined(real, own, weight)
+            real = joined(real, own, jnp.where(late, augment_weight, 0.0))
 
-        beside = _labels_beside(head, seen, past.y)
+        beside, weight = _labels_beside(head, seen, past.y), past.weight
 
         def past_loss(params: Params, start: Any) -> Array:
             if temperature is None:
@@ -164,7 +163,8 @@ def lifelong_generative(
             before = losses.mask_logits(before, beside & state.taught)
             logits = losses.mask_logits(learner.predict(params, start, past.x), beside)
             each = losses.distillation(logits, before, temperature=temperature)
-            return losses.weighted_mean(each, losses.labelled(past))
+            # What the old classifier says needs no label, only that there is a sample.
+            return losses.weighted_mean(each, jnp.ones_like(each) if weight is None else weight)
 
         def loss(params: Params) -> tuple[Array, Metrics]:
             start = begin(learner, params, real.x)
@@ -179,6 +179,9 @@ def lifelong_generative(
         bad = getattr(made, "bad_step", state.train.bad_step)
         halted = jnp.where(state.train.bad_step < 0, bad, state.train.bad_step)
         trained = train.update(state.train._replace(bad_step=halted), value, grads, tx)
+        # And a classifier that stands still stops the generator.
+        alone = (trained.bad_step >= 0) & (bad < 0)
+        made = jax.lax.cond(alone, lambda: state.generator, lambda: made)
         moved = state._replace(train=trained, seen=seen, generator=made)
         return moved, {"loss": value, **metrics, **shown}
 
@@ -216,4 +219,5 @@ def _labels_beside(head: Head, seen: Array, y: Array) -> Array:
     if head.members is None:
         return seen
     members = head.members.astype(float)
-    return (members.T @ members > 0)[y]
+    own = (members.T @ members > 0)[y]
+    return jnp.where((y >= 0)[:, None], own, seen[None])  # without a label: all that were seen

@@ -13,7 +13,8 @@ import optax
 from lml_jax import train
 from lml_jax.data.episodes import episodes
 from lml_jax.data.sources import omniglot
-from lml_jax.recipes.lifelong import Lifelong, run_lifelong, sizes
+from lml_jax.recipes.lifelong import run_lifelong
+from lml_jax.recipes.lifelong_parts import Lifelong, sizes
 from lml_jax.recipes.progress import train_with_bar
 from lml_jax.recipes.record import open_folder, write_metrics
 from lml_jax.types import Key, Learner, Params, Task

@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from lml_jax import generator_metrics as measures
-from lml_jax import metrics, plots
+from lml_jax import metrics
 from lml_jax.lifelong.stream import StreamRun, run_stream
 from lml_jax.names import known
 from lml_jax.recipes.generators import DATA, GENERATORS, Generation, Made, build
-from lml_jax.recipes.judge import grid_labels, judge_of
+from lml_jax.recipes.judge import judge_of, watched
 from lml_jax.recipes.record import (
     keeping_last_good,
     open_folder,
@@ -72,9 +71,10 @@ def run_one(
 ) -> dict[str, Any]:
     """The record of one arm with one seed; a grid of samples after each task."""
     s, tasks = settings, settings.tasks
+    assert made.generator is not None
     judge = judge_of(made.stream, made.generator, samples=s.samples, neighbours=s.neighbours)
+    where: Any = {"about": name, "seed": seed, "folder": folder, "collapse": s.collapse}
     rows: list[dict[str, Any]] = []
-    warned: list[str] = []
 
     with tqdm(total=tasks * s.steps, disable=not progress, desc=f"{name}, seed {seed}") as bar:
 
@@ -86,20 +86,8 @@ def run_one(
         def on_row(row: int, so_far: StreamRun) -> None:
             if row == 0:
                 return
-            found = judge(
-                so_far.state.generator, row, jax.random.fold_in(jax.random.key(seed), row)
-            )
-            grid = plots.sample_grid(
-                found.pop("grid"),
-                grid_labels(made.stream, row),
-                title=f"{name}, seed {seed}, after task {row}",
-            )
-            plots.save(grid, folder / f"samples_{name}_seed{seed}_task{row}.png")
-            rows.append(found)
-            where = f" ({name}, seed {seed}, after task {row})"
-            message = measures.warn_if_collapsed(found["spread"], threshold=s.collapse, where=where)
-            if message:
-                warned.append(message)
+            own = so_far.state.generator
+            rows.append(watched(judge, made.stream, own, row, **where))
 
         run = run_stream(
             made.learner,
@@ -112,6 +100,7 @@ def run_one(
             on_row=on_row,
         )
     cas = np.stack([np.full(tasks, np.nan), *(found.pop("cas") for found in rows)])
+    warned = [found.pop("warning") for found in rows]
     return {
         "learner": f"generative, {name}",
         "arm": name,
@@ -125,11 +114,11 @@ def run_one(
         **metrics.summary(run.R),
         **{f"{key}_cas": value for key, value in metrics.summary(cas).items()},
         "generator": rows,
-        "warnings": warned,
+        "warnings": [message for message in warned if message],
         "seconds": run.seconds,
         "bytes": {
             "params": tree_bytes(run.state.train.params),
-            "bank": tree_bytes(run.state.generator.memory) if s.transfer == "bank" else 0,
+            "bank": tree_bytes(run.state.stored),
             "generator": tree_bytes(run.state.generator),
         },
         "config": asdict(s),

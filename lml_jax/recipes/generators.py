@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import optax
 
 from lml_jax import nets
@@ -17,8 +18,8 @@ from lml_jax.generative.vaml import mlp_parts
 from lml_jax.generative.vaml_stream import vaml_stream
 from lml_jax.learners.maml import maml
 from lml_jax.lifelong.generative import lifelong_generative
-from lml_jax.lifelong.head import head_of
-from lml_jax.types import Dataset, Generator, LifelongLearner, Stream
+from lml_jax.lifelong.head import Head, head_of
+from lml_jax.types import Dataset, Generator, Learner, LifelongLearner, Stream
 
 DATA = ("digits", "mnist", "omniglot")
 
@@ -59,10 +60,10 @@ class Generation:
 
 
 class Made(NamedTuple):
-    """What a run is made of."""
+    """What a run is made of; `generator` is None where the learner has none."""
 
     stream: Stream
-    generator: Generator
+    generator: Generator | None
     learner: LifelongLearner
 
 
@@ -84,12 +85,25 @@ def build(settings: Generation, seed: int) -> Made:
     )
     if s.jitter:
         stream = jittered(stream, Jitter())
-    generator, finish = GENERATORS[s.generator](s, stream, train_data.x.shape[1:])
     few_shot = maml(nets.mlp([s.classifier] * 2, stream.classes), optax.sgd(0.1), steps=1)
+    return generative_on(stream, head_of(stream), few_shot, optax.adam(s.classifier_rate), s)
+
+
+def generative_on(
+    stream: Stream,
+    head: Head,
+    few_shot: Learner,
+    tx: optax.GradientTransformation,
+    settings: Generation,
+) -> Made:
+    """The generator of the settings on any stream, with `few_shot` as f_theta."""
+    s = settings
+    shape = jax.eval_shape(stream.train, 0).x.shape[1:]
+    generator, finish = GENERATORS[s.generator](s, stream, shape)
     learner = lifelong_generative(
         few_shot,
-        optax.adam(s.classifier_rate),
-        head_of(stream),
+        tx,
+        head,
         generator,
         finish,
         replay_batch=s.batch,
@@ -120,6 +134,7 @@ def gan_of(s: Generation, stream: Stream, shape: tuple[int, ...]) -> Pair:
     """A conditional GAN of perceptrons."""
     # Adam without momentum: what D looked like some steps ago says nothing about it now.
     tx = optax.adam(_rate(s), b1=0.0, b2=0.99)
+    again = bool((stream.members.sum(axis=0) > 1).any())
     return conditional_gan(
         nets.generator([s.hidden] * 2, shape),
         nets.projection_discriminator([s.hidden] * 2),
@@ -131,6 +146,7 @@ def gan_of(s: Generation, stream: Stream, shape: tuple[int, ...]) -> Pair:
         loss=s.loss,
         penalty=s.penalty,
         ema=s.ema,
+        condition="both" if again else "class",
         transfer=s.transfer,
         weight=s.weight,
         reduction=s.reduction,

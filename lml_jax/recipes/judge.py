@@ -1,7 +1,9 @@
 """Every measure of a generator on a stream, and a grid of its samples."""
 
+import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,24 +13,42 @@ import optax
 from jax import Array
 from numpy.typing import NDArray
 
-from lml_jax import evaluate, nets
+from lml_jax import evaluate, nets, plots
 from lml_jax import generator_metrics as measures
 from lml_jax.generative.codes import as_float
 from lml_jax.types import Batch, Generator, Key, Stream
 
 SHOWN = 10  # samples of each class in a grid
 FITTED = 1500  # updates of the classifier that is trained on samples
+PIXELS = 64  # up to so many an image is its own embedding
+NEAREST = 1000  # examples whose nearest in the whole training set is looked for
+
+Judge = Callable[[Any, int, Key], dict[str, Any]]  # (generator state, tasks learned, key)
 
 
-def judge_of(
-    stream: Stream, generator: Generator, *, samples: int, neighbours: int = 5
-) -> Callable[[Any, int, Key], dict[str, Any]]:
-    """(generator state, tasks learned, key) -> measures by name, in pixels.
+def spread_of(stream: Stream, generator: Generator, *, samples: int) -> Judge:
+    """`spread` alone, and of each class, of `samples` a class; and the grid."""
+    sample = jax.jit(partial(generator.sample, n=stream.classes * samples))
+    spread = _spread_beside([_floats(stream.train(j)) for j in range(stream.tasks)], stream.classes)
 
-    `cas` [T] is a row of the matrix over all seen classes, `spread` over their training examples,
-    and `grid` [classes, 10, H, W] are samples to look at. After the last task come `two_sample`,
-    the accuracy of telling real from generated, and the rest of `generator_metrics`, on as many
-    real training examples as generated ones, at most `samples` a class.
+    def judge(state: Any, row: int, key: Key) -> dict[str, Any]:
+        key_sample, key_grid = jax.random.split(key)
+        return {
+            **spread(sample(state, None, key_sample), row),
+            "grid": _grid(generator, state, stream, row, key_grid),
+        }
+
+    return judge
+
+
+def judge_of(stream: Stream, generator: Generator, *, samples: int, neighbours: int = 5) -> Judge:
+    """Measures by name.
+
+    `cas` [T] is a row of the matrix over all seen classes, `spread` (and `class_spread` [C]) beside
+    the training examples so far, and `grid` [classes, 10, H, W] are samples to look at. After the
+    last task come `two_sample`, the accuracy of telling real from generated in pixels, and the rest
+    of `generator_metrics`, on as many real training examples as generated ones, at most `samples` a
+    class; of images over 64 pixels in an embedding that is trained on the training examples.
     """
     net, teller = nets.mlp([512], stream.classes), nets.mlp([64], 2)
     tests = [_floats(stream.test(j)) for j in range(stream.tasks)]
@@ -41,24 +61,29 @@ def judge_of(
     tell_apart = jax.jit(evaluate.two_sample_score(teller, fit_teller))
     total = stream.classes * samples
     sample = jax.jit(partial(generator.sample, n=total))
-    spread = jax.jit(partial(_spread, _together(trained), classes=stream.classes))
+    spread = _spread_beside(trained, stream.classes)
     compare = jax.jit(partial(_compare, k=neighbours))
+    every = _together(trained)
+    embed: Callable[[Array], Array] = _flat
+    if math.prod(every.x.shape[1:]) > PIXELS:
+        embed = jax.jit(evaluate.embedding(every, stream.classes, jax.random.key(0)))
 
     def judge(state: Any, row: int, key: Key) -> dict[str, Any]:
-        key_sample, key_fit, key_real, key_fake, key_tell, key_grid = jax.random.split(key, 6)
+        keys = jax.random.split(key, 7)
+        key_sample, key_fit, key_real, key_fake, key_tell, key_grid, key_test = keys
         drawn = sample(state, None, key_sample)
         found = {
             "cas": np.asarray(score(drawn, tests, key_fit)),
-            "spread": float(spread(drawn)),
+            **spread(drawn, row),
             "grid": _grid(generator, state, stream, row, key_grid),
         }
         if row < stream.tasks:
             return found
-        real = _together(trained).x
-        n = min(real.shape[0], total)
-        real = jax.random.permutation(key_real, real)[:n]
+        n = min(every.x.shape[0], total)
+        real = jax.random.permutation(key_real, every.x)[:n]
         fake = jax.random.permutation(key_fake, drawn.x)[:n]
-        compared = compare(real, fake, _together(tests).x)
+        unseen = jax.random.permutation(key_test, _together(tests).x)[:NEAREST]
+        compared = compare(*map(embed, (real, fake, every.x, unseen)))
         return {
             **found,
             **{name: float(value) for name, value in compared.items()},
@@ -66,6 +91,35 @@ def judge_of(
         }
 
     return judge
+
+
+def watched(
+    judge: Judge,
+    stream: Stream,
+    state: Any,
+    row: int,
+    *,
+    about: str,
+    seed: int,
+    folder: Path,
+    collapse: float,
+) -> dict[str, Any]:
+    """What `judge` says after task `row`, with its grid drawn into `folder`.
+
+    `warning` is None, or says that the spread is below `collapse`, as the screen does.
+    """
+    found = judge(state, row, jax.random.fold_in(jax.random.key(seed), row))
+    grid = plots.sample_grid(
+        found.pop("grid"),
+        grid_labels(stream, row),
+        title=f"{about}, seed {seed}, after task {row}",
+    )
+    plots.save(grid, folder / f"samples_{about}_seed{seed}_task{row}.png")
+    where = f" ({about}, seed {seed}, after task {row})"
+    warning = measures.warn_if_collapsed(
+        found["spread"], threshold=collapse, each=found["class_spread"].tolist(), where=where
+    )
+    return {**found, "warning": warning}
 
 
 def grid_labels(stream: Stream, row: int) -> list[str]:
@@ -77,12 +131,30 @@ def grid_labels(stream: Stream, row: int) -> list[str]:
     ]
 
 
-def _spread(real: Batch, fake: Batch, *, classes: int) -> Array:
-    return measures.spread_ratio(_flat(real.x), real.y, _flat(fake.x), fake.y, classes=classes)
+def _spread_beside(trained: list[Batch], classes: int) -> Callable[[Batch, int], dict[str, Any]]:
+    """(samples, tasks learned) -> their spread beside the training examples of those tasks."""
+    real = _together(trained)
+    flat, task = (
+        _flat(real.x),
+        jnp.repeat(jnp.arange(len(trained)), jnp.array([len(part.y) for part in trained])),
+    )
+
+    @jax.jit
+    def of(fake: Batch, row: int) -> tuple[Array, Array]:
+        pair = (flat, jnp.where(task < row, real.y, -1), _flat(fake.x), fake.y)
+        return (
+            measures.spread_ratio(*pair, classes=classes),
+            measures.class_spread_ratios(*pair, classes=classes),
+        )
+
+    def spread(fake: Batch, row: int) -> dict[str, Any]:
+        whole, each = of(fake, row)
+        return {"spread": float(whole), "class_spread": np.asarray(each)}
+
+    return spread
 
 
-def _compare(real: Array, fake: Array, test: Array, *, k: int) -> dict[str, Array]:
-    r, g = _flat(real), _flat(fake)
+def _compare(r: Array, g: Array, train: Array, test: Array, *, k: int) -> dict[str, Array]:
     precision, recall = measures.precision_recall(r, g, k=k)
     density, coverage = measures.density_coverage(r, g, k=k)
     return {
@@ -92,7 +164,7 @@ def _compare(real: Array, fake: Array, test: Array, *, k: int) -> dict[str, Arra
         "coverage": coverage,
         "frechet": measures.frechet_distance(r, g),
         "kernel": measures.kernel_distance(r, g),
-        "memorisation": measures.memorisation_ratio(g, r, _flat(test)),
+        "memorisation": measures.memorisation_ratio(g[:NEAREST], train, test),
     }
 
 

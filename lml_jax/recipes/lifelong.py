@@ -1,29 +1,26 @@
 """Lifelong learners and their baselines on one stream: the main job."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import jax
-import optax
 from tqdm import tqdm
 
-from lml_jax import inner, nets
 from lml_jax.checkpoint import Keeper, keeper
-from lml_jax.data import streams
-from lml_jax.data.glyphs import glyphs
-from lml_jax.data.sources import mnist, omniglot
-from lml_jax.learners.gemcl import gemcl
-from lml_jax.learners.maml import maml
-from lml_jax.learners.matching import matching
-from lml_jax.learners.protonet import protonet
-from lml_jax.lifelong.baselines import finetune, joint
-from lml_jax.lifelong.head import Head, head_of
-from lml_jax.lifelong.maml import lifelong_maml
-from lml_jax.lifelong.memory import memory_learner
 from lml_jax.lifelong.stream import StreamRun, run_stream
-from lml_jax.names import known
+from lml_jax.recipes.generators import Made
+from lml_jax.recipes.judge import spread_of, watched
+from lml_jax.recipes.lifelong_parts import (
+    LEARNERS,
+    Lifelong,
+    checked,
+    few_shot_of,
+    made_of,
+    steps_of,
+    stream_of,
+)
 from lml_jax.recipes.record import (
     CHECKPOINTS,
     keeping_last_good,
@@ -32,44 +29,10 @@ from lml_jax.recipes.record import (
     write_metrics,
 )
 from lml_jax.recipes.report import record_of, with_reference, write_figures
-from lml_jax.types import Learner, LifelongLearner, Params, Stream
+from lml_jax.types import Learner, Params
 
-LEARNERS = ("lifelong-maml", "memory", "finetune", "joint")
-DATA = ("glyphs", "omniglot", "mnist")
-SCENARIOS = ("class", "domain", "task")
-STEPS = {"quick": 200, "full": 1000}  # updates a task, by budget
-
-
-@dataclass(frozen=True)
-class Lifelong:
-    """Settings of a lifelong run; what is written in its record."""
-
-    data: str = "glyphs"  # glyphs, omniglot (its evaluation alphabets) or mnist
-    scenario: str = "class"  # class-, domain- or task-incremental
-    tasks: int | None = None  # None: 10, or 5 for mnist
-    classes_per_task: int | None = None  # None: 5, or 2 for mnist; 10 in a domain stream
-    budget: str = "quick"  # quick or full: 200 or 1,000 updates a task
-    steps: int | None = None  # updates a task, in place of the budget's
-    decay: float | None = 0.9  # lambda of the history, in (0, 1]; None for no history
-    form: str = "normalised"  # of the history weights: normalised, mean or sum
-    every_task: bool = False  # look at every past task, instead of one that is drawn
-    net: str = "mlp"  # mlp, or conv4 with GroupNorm (slow on CPU)
-    shots: int = 5
-    queries: int = 5
-    train_per_class: int = 15
-    meta_batch: int = 4
-    history_batch: int = 25
-    capacity: int = 50  # examples kept of each task
-    transfer: float = 1.0  # lambda of the memory learner's knowledge transfer, >= 0
-    transfer_form: str = "mean"  # of L_j over past tasks, or their sum
-    few_shot: str = "protonet"  # of the memory learner: protonet, matching or gemcl
-    per_class: int = 10  # examples of each class that the memory learner keeps
-    memory_shots: int = 5  # of them in the support set of each episode
-    recall_by: str = "samples"  # or statistics, of the memory learner
-    inner_steps: int = 1
-    inner_rate: float = 0.1
-    outer_rate: float = 1e-3
-    data_dir: str | None = None
+SAMPLES = 60  # of each class, for the spread of what a generator makes
+COLLAPSE = 0.5  # warn below this spread
 
 
 def run_lifelong(
@@ -114,8 +77,8 @@ def run_lifelong(
     for seed in seeds:
         stream = stream_of(settings, seed)
         few_shot = few_shot_of(settings, stream.classes)
-        built = {name: learner_of(name, settings, few_shot, stream) for name in learners}
-        made.append((seed, stream, few_shot, built))
+        built = {name: made_of(name, settings, few_shot, stream) for name in learners}
+        made.append((seed, few_shot, built))
     folder = open_folder(out, resume=resume)
     runs: list[dict[str, Any]] = []
 
@@ -123,9 +86,9 @@ def run_lifelong(
         write_metrics(folder, {"runs": with_reference([*runs, record])})
 
     with keeping_last_good(folder):
-        for seed, stream, few_shot, built in made:
+        for seed, few_shot, built in made:
             begin = None if start is None else start(seed, few_shot)
-            for name, learner in built.items():
+            for name, parts in built.items():
                 about = f"{name}_seed{seed}"
                 kept = keeper(
                     folder / CHECKPOINTS / about,
@@ -133,10 +96,10 @@ def run_lifelong(
                     every=save_every,
                 )
                 with kept as keeping:
-                    run = run_one(
-                        settings, name, seed, learner, stream, begin, write, progress, keeping
+                    run, record = run_one(
+                        settings, name, seed, parts, begin, folder, write, progress, keeping
                     )
-                runs.append(record_of(settings, name, seed, stream.tasks, run))
+                runs.append(record)
                 save_params(folder, run.state.train.params, name=f"params_{about}")
     result = {"runs": with_reference(runs)}
     write_metrics(folder, result)
@@ -148,15 +111,29 @@ def run_one(
     settings: Lifelong,
     name: str,
     seed: int,
-    learner: LifelongLearner,
-    stream: Stream,
+    made: Made,
     begin: Params | None,
+    folder: Path,
     on_record: Callable[[dict[str, Any]], None],
     progress: bool,
     keeper: Keeper,
-) -> StreamRun:
-    """The run of one learner with one seed; `on_record` is told its record after each task."""
-    steps = settings.steps or STEPS[settings.budget]
+) -> tuple[StreamRun, dict[str, Any]]:
+    """The run of one learner with one seed, and its record, of which `on_record` is told each row.
+
+    What a generator makes after each task is drawn into `folder`.
+    """
+    steps, stream = steps_of(settings), made.stream
+    judge = made.generator and spread_of(stream, made.generator, samples=SAMPLES)
+    where: Any = {"about": name, "seed": seed, "folder": folder, "collapse": COLLAPSE}
+    records: dict[int, dict[str, Any]] = {}
+
+    def on_row(row: int, so_far: StreamRun) -> None:
+        record = record_of(settings, name, seed, row, so_far)
+        if judge and row:
+            record |= watched(judge, stream, so_far.state.generator, row, **where)
+        records[row] = record
+        on_record(record)
+
     about = f"{name}, seed {seed}"
     with tqdm(total=stream.tasks * steps, disable=not progress, unit="step", desc=about) as bar:
 
@@ -164,8 +141,8 @@ def run_one(
             bar.set_postfix(task=task, loss=f"{float(values['loss'].mean()):.3f}")
             bar.update(task * steps + done - bar.n)
 
-        return run_stream(
-            learner,
+        run = run_stream(
+            made.learner,
             stream,
             jax.random.key(seed),
             steps=steps,
@@ -173,116 +150,9 @@ def run_one(
             task_incremental=settings.scenario == "task",
             params=begin,
             on_chunk=on_chunk,
-            on_row=lambda row, so_far: on_record(record_of(settings, name, seed, row, so_far)),
+            on_row=on_row,
             keeper=keeper,
         )
-
-
-def checked(settings: Lifelong, learners: tuple[str, ...], seeds: tuple[int, ...]) -> Lifelong:
-    """`settings` with its defaults filled in, or a ValueError that names what is wrong."""
-    known(settings.data, DATA, what="data set")
-    known(settings.scenario, SCENARIOS, what="scenario")
-    known(settings.budget, STEPS, what="budget")
-    known(settings.net, ("mlp", "conv4"), what="network")
-    if not learners or not seeds:
-        raise ValueError(f"nothing to run: learners {learners}, seeds {seeds}")
-    for name in learners:
-        known(name, LEARNERS, what="learner")
-    if settings.steps is not None and settings.steps < 1:
-        raise ValueError(f"steps must be at least 1, got {settings.steps}")
-    tasks, classes = sizes(settings)
-    return replace(settings, tasks=tasks, classes_per_task=classes)
-
-
-def sizes(settings: Lifelong) -> tuple[int, int]:
-    """(tasks, classes per task), with what suits the data in place of None."""
-    digits, domain = settings.data == "mnist", settings.scenario == "domain"
-    tasks, classes = settings.tasks, settings.classes_per_task
-    return (
-        (5 if digits else 10) if tasks is None else tasks,
-        (10 if domain else 2 if digits else 5) if classes is None else classes,
-    )
-
-
-def stream_of(settings: Lifelong, seed: int) -> Stream:
-    """The stream of one seed. A domain stream turns its images, over half a circle in all."""
-    s, (tasks, classes) = settings, sizes(settings)
-    test = None
-    train_per_class: int | None = s.train_per_class
-    if s.data == "mnist":
-        data, test = (mnist(part, data_dir=s.data_dir) for part in ("train", "test"))
-        train_per_class = None
-    elif s.data == "omniglot":
-        data = omniglot("evaluation", data_dir=s.data_dir)
-    else:
-        data = glyphs()
-    common: dict[str, Any] = {
-        "tasks": tasks,
-        "seed": seed,
-        "test": test,
-        "train_per_class": train_per_class,
-        "shots": s.shots,
-        "queries": s.queries,
-        "meta_batch": s.meta_batch,
-    }
-    if s.scenario == "domain":
-        turn = streams.rotated(180.0 / tasks)
-        return streams.domain_incremental(data, turn, classes=classes, **common)
-    return streams.class_incremental(data, classes_per_task=classes, **common)
-
-
-def few_shot_of(settings: Lifelong, classes: int) -> Learner:
-    """The MAML learner that all of the gradient family share."""
-    conv = settings.net == "conv4"
-    # GroupNorm: statistics over a test batch would tell which task it is from.
-    net = nets.conv4(classes, norm="group") if conv else nets.mlp([256, 256], classes)
-    return maml(
-        net, inner.fixed(optax.sgd(settings.inner_rate)), steps=settings.inner_steps, unroll=conv
-    )
-
-
-def embedding_of(settings: Lifelong, classes: int) -> Learner:
-    """The few-shot learner of the memory family: the same network, with an embedding for a head."""
-    kinds: dict[str, Callable[..., Learner]] = {
-        "protonet": protonet, "matching": matching, "gemcl": gemcl,
-    }  # fmt: skip
-    make = kinds[known(settings.few_shot, kinds, what="few-shot learner of the memory")]
-    conv = settings.net == "conv4"
-    net = nets.conv4(None, norm="group", pool=True) if conv else nets.mlp([256, 256], 64)
-    return make(net, classes=classes)
-
-
-def learner_of(name: str, settings: Lifelong, few_shot: Learner, stream: Stream) -> LifelongLearner:
-    """The lifelong learner by name."""
-    s = settings
-    head: Head = head_of(stream, task_incremental=s.scenario == "task")
-    tx = optax.adam(s.outer_rate)
-    if name == "finetune":
-        return finetune(few_shot, tx, head)
-    if name == "joint":
-        size = jax.eval_shape(stream.train, 0).x.shape[0]
-        per_episode = (s.shots + s.queries) * int(stream.members[0].sum())
-        return joint(few_shot, tx, head, capacity=size, union_batch=per_episode)
-    if name == "memory":
-        return memory_learner(
-            embedding_of(s, stream.classes),
-            tx,
-            head,
-            transfer=s.transfer,
-            form=s.transfer_form,
-            every_task=s.every_task,
-            per_class=s.per_class,
-            shots=s.memory_shots,
-            transfer_queries=s.history_batch,
-            recall_by=s.recall_by,
-        )
-    return lifelong_maml(
-        few_shot,
-        tx,
-        head,
-        decay=s.decay,
-        form=s.form,
-        every_task=s.every_task,
-        capacity=s.capacity,
-        history_batch=s.history_batch,
-    )
+    if stream.tasks not in records:  # kept whole, so that there was no row to learn
+        on_row(stream.tasks, run)
+    return run, records[stream.tasks]

@@ -218,7 +218,11 @@ def test_nothing_moves_after_an_update_that_is_not_finite(where):
 
 @pytest.mark.parametrize("condition", ["class", "task", "both"])
 def test_what_a_code_says(condition):
-    gan, _finish, _, state, _ = after_one_task(condition=condition)
+    gan, _finish, step, state, _ = after_one_task(condition=condition)
+    if condition != "class":  # of a task that was never learned
+        with pytest.raises(ValueError, match="no class in its mask"):
+            gan.sample(state, gan.encode(state, batch_of([1]), KEY), KEY, n=4)
+        state, _ = step(state, task_of([1, 2]), KEY)
     drawn = gan.sample(state, gan.encode(state, batch_of([1]), KEY), KEY, n=4)
     assert drawn.y.tolist() == ([-1] * 4 if condition == "task" else [1] * 4)
     width = {"class": CLASSES, "task": TASKS, "both": TASKS + CLASSES}[condition]
@@ -265,8 +269,8 @@ def test_labels_and_padding_are_minded():
         ({"transfer": "aligned"}, "unknown knowledge transfer 'aligned'; did you mean 'align'"),
         ({"reduction": "max"}, "unknown reduction 'max'"),
         ({"condition": "label"}, "unknown condition 'label'"),
-        ({"weight": -1.0}, "got 1.0 and -1.0"),
-        ({"penalty": -0.5}, "got -0.5 and 1.0"),
+        ({"weight": -1.0}, "lambda must be >= 0, got -1.0"),
+        ({"penalty": -0.5}, "gamma must be >= 0, got -0.5"),
         ({"ema": 1.0}, r"ema must be in \[0, 1\), got 1.0"),
         ({"span": (1.0, 0.0)}, r"got \(1.0, 0.0\)"),
         ({"past_batch": 0}, "past_batch must be at least 1, got 0"),

@@ -403,8 +403,8 @@ def test_a_net_that_mixes_its_batch_is_refused():
     ("options", "message"),
     [
         ({"weight": 1.5}, r"must be in \[0, 1\], got 1.5"),
-        ({"start": -1}, "got -1 and 0.0"),
-        ({"penalty": -2.0}, "got 0 and -2.0"),
+        ({"start": -1}, "start must be at least 0, got -1"),
+        ({"penalty": -2.0}, "gamma must be >= 0, got -2.0"),
         ({"ema": 1.0}, r"ema must be in \[0, 1\)"),
         ({"samples": 0}, "samples must be at least 1, got 0"),
         ({"span": (1.0, 0.0)}, "low < high"),

@@ -249,7 +249,7 @@ def test_bad_images_and_requests_are_refused():
     batch = images_of(KEY)
     state = generator.init(KEY, batch.x)
     code = generator.encode(state, batch, KEY)
-    with pytest.raises(ValueError, match=r"0\.\.3, expected 0\.\.1"):
+    with pytest.raises(ValueError, match=r"0\.\.3, expected the declared range 0"):
         learner.adapt(state.params, batch._replace(x=batch.x.at[0, 0, 0].set(3.0)), KEY)
     with pytest.raises(ValueError, match=r"-1\.\."):
         learner.predict(state.params, code, batch.x.at[0, 0, 0].set(-1.0))

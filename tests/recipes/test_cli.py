@@ -22,9 +22,10 @@ def run(monkeypatch, *arguments):
 
 def test_lifelong_writes_what_it_promises(monkeypatch, tmp_path, capsys):
     out = tmp_path / "run"
-    run(monkeypatch, "lifelong", "--out", out, "--seeds", "3", *SMALL)
+    with pytest.warns(RuntimeWarning, match="the generator has collapsed"):
+        run(monkeypatch, "lifelong", "--out", out, "--seeds", "3", *SMALL)
     runs = json.loads((out / "metrics.json").read_text())["runs"]
-    every = ("lifelong-maml", "memory", "finetune", "joint")
+    every = ("lifelong-maml", "memory", "lifelong-gan", "lifelong-vaml", "finetune", "joint")
     assert [(r["learner"], r["seed"]) for r in runs] == [(name, 3) for name in every]
     for r in runs:
         R = r["R"]
@@ -39,7 +40,13 @@ def test_lifelong_writes_what_it_promises(monkeypatch, tmp_path, capsys):
         assert set(r["seconds"]) == {"compile", "train", "eval"}
         assert r["bytes"]["params"] > 0
         assert r["intransigence"] is not None
-    for name in ("R_lifelong-maml", "R_joint", "accuracy_over_stream", "adapted_over_stream"):
+        makes = r["learner"] in ("lifelong-gan", "lifelong-vaml")
+        assert (r["bytes"]["generator"] > 0) == ("spread" in r) == makes
+        assert (r["bytes"]["bank"] == 0) == makes
+        assert not makes or f"({r['learner']}, seed 3, after task 2)" in r["warning"]
+    figures = ["R_lifelong-maml", "R_joint", "accuracy_over_stream", "adapted_over_stream"]
+    figures += [f"samples_lifelong-{g}_seed3_task{i}" for g in ("gan", "vaml") for i in (1, 2)]
+    for name in figures:
         assert imread(out / f"{name}.png").std() > 0
     assert "lifelong-maml" in capsys.readouterr().out
 
@@ -102,6 +109,7 @@ def test_every_few_shot_learner_on_sine(monkeypatch, tmp_path, learner):
         (["fewshot", "--report-step", "11"], "report_step must be in 0..10"),
         (["fewshot", "--test-shots", "0"], "test_shots must be at least 1, got 0"),
         (["lifelong", "--form", "normalized"], "did you mean 'normalised'"),
+        (["lifelong", "--keep-generator", "aline"], "did you mean 'align'"),
         (["fewshot", "--data", "omniglot", "--split", "vinals"], "did you mean 'vinyals'"),
         (["reproduce", "sine"], "unknown recipe 'sine'"),
     ],

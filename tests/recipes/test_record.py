@@ -7,7 +7,7 @@ import pytest
 
 from lml_jax.recipes import ablation
 from lml_jax.recipes.fewshot import summary_of
-from lml_jax.recipes.lifelong import Lifelong
+from lml_jax.recipes.lifelong_parts import Lifelong
 from lml_jax.recipes.parts import FewShot, checked
 from lml_jax.recipes.published import few_shot
 from lml_jax.recipes.record import load_params, save_params, write_metrics
