@@ -1,20 +1,21 @@
-"""Time to insert and sample 64 images, in banks of 1,000 and of 100,000 slots.
+"""Time to insert and sample 64 images, in banks of 1,000 to 100,000 slots.
 
-python benchmarks/banks.py
+python benchmarks/banks.py [--figure banks.png]
 
 What is left of a difference is the processor's caches: 1,000 images fit in them.
 """
 
+import argparse
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lml_jax import memory
+from lml_jax import memory, plots
 from lml_jax.types import MemoryBank
 
-SIZES = (1_000, 100_000)
+SIZES = (1_000, 10_000, 100_000)
 CLASSES, BATCH = 10, 64
 ROUNDS, STEPS = 101, 10
 
@@ -54,6 +55,10 @@ def timer(bank: MemoryBank, batch: tuple):
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--figure", default=None)
+    args = parser.parse_args()
+    curves: dict[str, dict[int, float]] = {}
     images = jax.random.randint(jax.random.key(0), (BATCH, 28, 28), 0, 256).astype(jnp.uint8)
     batch = (images, jnp.arange(BATCH) % CLASSES)
     print(f"{jax.devices()[0].device_kind}: medians of {ROUNDS} interleaved rounds")
@@ -65,8 +70,13 @@ def main() -> None:
             # New keys in each round: rows that were drawn before would be in the cache.
             keys = list(jax.random.split(jax.random.key(round_), STEPS))
             times.append([seconds(keys) for seconds in timers])
-        small, large = np.median(times[1:], axis=0)
-        print(f"{name:16}{small * 1e6:12.0f} us{large * 1e6:12.0f} us{large / small:8.2f}")
+        medians = 1e6 * np.median(times[1:], axis=0)
+        curves[name] = dict(zip(SIZES, medians, strict=True))
+        cells = "".join(f"{middle:12.0f} us" for middle in medians)
+        print(f"{name:16}{cells}{medians[-1] / medians[0]:8.2f}")
+    if args.figure:
+        figure = plots.costs(curves, of="slots of the bank", unit="us to insert and sample 64")
+        print(plots.save(figure, args.figure))
 
 
 if __name__ == "__main__":

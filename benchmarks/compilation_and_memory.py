@@ -1,8 +1,9 @@
 """Compile time of a conv4 meta-step, and the memory of its gradient against inner steps.
 
-python benchmarks/compilation_and_memory.py
+python benchmarks/compilation_and_memory.py [--figure memory.png]
 """
 
+import argparse
 import time
 
 import jax
@@ -13,6 +14,7 @@ import lml_jax as lml
 
 KEY = jax.random.key(0)
 TASKS = 4
+STEPS = (1, 2, 5, 10, 20)  # inner ones
 
 
 def tasks_of(count: int) -> lml.Task:
@@ -39,12 +41,13 @@ def compilation() -> None:
         print(f"  compiled by calls 1 and 2: {once - before} and {step._cache_size() - once}")
 
 
-def memory() -> None:
-    """Temporary memory of the compiled meta-gradient from 5 to 20 inner steps."""
+def memory() -> dict[str, dict[int, float]]:
+    """Temporary memory of the compiled meta-gradient, in MiB, against the inner steps."""
     tasks = tasks_of(TASKS)
+    curves = {}
     for remat, unroll in ((True, False), (False, False), (True, True)):
         sizes = {}
-        for steps in (5, 20):
+        for steps in STEPS:
             learner = lml.maml(
                 lml.nets.conv4(5), optax.sgd(0.4), steps=steps, remat=remat, unroll=unroll
             )
@@ -54,14 +57,26 @@ def memory() -> None:
             compiled = grad.lower(params, tasks, KEY).compile()
             sizes[steps] = compiled.memory_analysis().temp_size_in_bytes
         weights = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+        name = f"remat {remat}, {'unrolled' if unroll else 'scanned'}"
+        curves[name] = {steps: size / 2**20 for steps, size in sizes.items()}
         growth = (sizes[20] - sizes[5]) / (15 * TASKS * weights)
         print(
-            f"remat {remat!s:5s} {'unrolled' if unroll else 'scanned ':8s}: "
-            f"{sizes[5] / 2**20:.0f} -> {sizes[20] / 2**20:.0f} MiB, "
-            f"{growth:.2f} x the extra copies of the adapted weights"
+            f"{name:22s}: {', '.join(f'{s} steps {m:.0f} MiB' for s, m in curves[name].items())}; "
+            f"from 5 to 20 {growth:.2f} x the extra copies of the adapted weights"
         )
+    return curves
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--figure", default=None)
+    args = parser.parse_args()
+    compilation()
+    curves = memory()
+    if args.figure:
+        figure = lml.plots.costs(curves, of="inner steps", unit="MiB of temporary memory")
+        print(lml.plots.save(figure, args.figure))
 
 
 if __name__ == "__main__":
-    compilation()
-    memory()
+    main()

@@ -35,7 +35,8 @@ def vmap_mean(loss: Loss, *, at_once: int | None = None) -> BatchLoss:
 
     Args:
         loss: of one task.
-        at_once: tasks side by side, others after them; all by default.
+        at_once: tasks side by side, others after them; all by default. The mean can then be
+            differentiated by the parameters alone, any number of times.
 
     Raises:
         ValueError: when called, for tasks that `at_once` does not divide.
@@ -146,42 +147,54 @@ def _local(loss: Loss, at_once: int | None) -> Each:
         groups = jax.tree.map(
             lambda leaf: leaf.reshape(-1, at_once, *leaf.shape[1:]), (tasks, keys)
         )
-
-        # Differentiated here, once and for all: what is outside must not do it again.
-        fixed, shared = jax.lax.stop_gradient((params, shared))
-
-        def total(params: Params, group: tuple[Task, Key]) -> tuple[Array, tuple[Array, Metrics]]:
-            found = side_by_side(params, *group, *shared)
-            return found[0].sum(), found
-
-        def add(sums: Params, group: tuple[Task, Key]) -> tuple[Params, tuple[Array, Metrics]]:
-            grads, found = jax.grad(total, has_aux=True)(fixed, group)
-            return jax.tree.map(jnp.add, sums, grads), found
-
-        sums, found = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, fixed), groups)
-        losses, metrics = jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[2:]), found)
-        return _with_gradient(params, losses, jax.tree.map(lambda g: g / count, sums)), metrics
+        found = _summed(side_by_side)(params, groups, shared)
+        return jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[2:]), found)
 
     return few_at_once
 
 
-@jax.custom_vjp
-def _with_gradient(params: Params, losses: Array, mean: Params) -> Array:
-    """The losses, whose mean has the gradient `mean`, found already, to the parameters."""
-    return losses
+def _summed(side_by_side: Each) -> Callable[..., tuple[Array, Metrics]]:
+    """(params, groups, shared) -> losses and metrics [groups, at_once], one group after another.
+
+    The gradient of the losses' mean to the parameters is added up group by group, so that nothing
+    of a group outlives it. It is differentiable again, by the parameters alone: what is asked by
+    the tasks or by what is shared is NaN, for none of it is kept.
+    """
+
+    @jax.custom_vjp
+    def through(params: Params, groups: Any, shared: Any) -> tuple[Array, Metrics]:
+        return jax.lax.map(lambda group: side_by_side(params, *group, *shared), groups)
+
+    def forward(params: Params, groups: Any, shared: Any) -> tuple[tuple[Array, Metrics], Any]:
+        def total(params: Params, group: Any) -> tuple[Array, tuple[Array, Metrics]]:
+            found = side_by_side(params, *group, *shared)
+            return found[0].sum(), found
+
+        def add(sums: Params, group: Any) -> tuple[Params, tuple[Array, Metrics]]:
+            grads, found = jax.grad(total, has_aux=True)(params, group)
+            return jax.tree.map(jnp.add, sums, grads), found
+
+        sums, found = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), groups)
+        return found, (sums, groups, shared)
+
+    def backward(saved: Any, cts: Any) -> tuple[Params, Any, Any]:
+        sums, *rest = saved
+        # Every task counts alike in their mean, so one factor says what all count.
+        ct = jnp.mean(cts[0])
+        return (jax.tree.map(lambda g: g * ct.astype(g.dtype), sums), *map(_unknown, rest))
+
+    through.defvjp(forward, backward)
+    return through
 
 
-def _forward(params: Params, losses: Array, mean: Params) -> tuple[Array, Any]:
-    return losses, (losses, mean)
+def _unknown(tree: Any) -> Any:
+    """A cotangent of NaN for every float in `tree`."""
 
+    def of_leaf(leaf: Array) -> Any:
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf * jnp.nan if floating else np.zeros(leaf.shape, jax.dtypes.float0)
 
-def _backward(saved: tuple[Array, Params], ct: Array) -> tuple[Params, Array, Params]:
-    losses, mean = saved
-    grads = jax.tree.map(lambda g: g * ct.sum().astype(g.dtype), mean)
-    return grads, jnp.zeros_like(losses), jax.tree.map(jnp.zeros_like, mean)
-
-
-_with_gradient.defvjp(_forward, _backward)
+    return jax.tree.map(of_leaf, tree)
 
 
 def _mean_of(each: Each) -> BatchLoss:

@@ -145,6 +145,29 @@ def test_a_few_tasks_at_once_equal_all(reduce, at_once):
     chex.assert_trees_all_close(got, want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("reduce", [parallel.vmap_mean, parallel.shard_map_mean])
+def test_a_few_at_once_are_differentiated_by_the_parameters_and_by_nothing_else(reduce):
+    """The gradient of the gradient's size is that of all at once; the rest is NaN, and not 0."""
+
+    def loss(params, task, key, scale):
+        return scale * jnp.sum((params * task) ** 3), {}
+
+    params, tasks = jnp.array([1.0, 2.0]), jnp.arange(8.0).reshape(4, 2)
+
+    def value(reduced, params, tasks, scale):
+        return reduced(params, tasks, jax.random.key(0), scale)[0]
+
+    def size(reduced, params):
+        return jnp.sum(jax.grad(partial(value, reduced))(params, tasks, 0.5) ** 2)
+
+    all_, few = parallel.vmap_mean(loss), over_one_device(reduce)(loss, at_once=2)
+    second = [jax.jit(jax.grad(partial(size, reduced)))(params) for reduced in (all_, few)]
+    np.testing.assert_allclose(*second, rtol=1e-5)
+    assert float(jnp.abs(second[0]).max()) > 1.0
+    others = jax.grad(partial(value, few), argnums=(1, 2))(params, tasks, 0.5)
+    assert all(jnp.isnan(leaf).all() for leaf in jax.tree.leaves(others))
+
+
 def test_at_once_needs_the_memory_of_so_many_tasks(optimized):
     def loss(params, task, key):
         square = jnp.tanh(jnp.outer(task, params))  # and its product, which is kept

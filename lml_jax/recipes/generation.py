@@ -59,10 +59,10 @@ def run_generation(
     made = {(name, seed): build(s, seed) for name, s in each.items() for seed in seeds}
     folder = open_folder(out)
     runs: list[dict[str, Any]] = []
-    with keeping_last_good(folder):
-        for (name, seed), parts in made.items():
+    for (name, seed), parts in made.items():
+        with keeping_last_good(folder, about=f"{name}_seed{seed}"):
             runs.append(run_one(each[name], name, seed, parts, folder, progress))
-            write_metrics(folder, {"runs": runs})
+        write_metrics(folder, {"runs": runs})
     return {"runs": runs}
 
 

@@ -13,6 +13,7 @@ from lml_jax.data import streams
 from lml_jax.data.augment import Jitter, jittered
 from lml_jax.data.digits import digits
 from lml_jax.data.sources import mnist, omniglot
+from lml_jax.generative.codes import check_range
 from lml_jax.generative.gan import conditional_gan
 from lml_jax.generative.vaml import mlp_parts
 from lml_jax.generative.vaml_stream import vaml_stream
@@ -96,9 +97,15 @@ def generative_on(
     tx: optax.GradientTransformation,
     settings: Generation,
 ) -> Made:
-    """The generator of the settings on any stream, with `few_shot` as f_theta."""
+    """The generator of the settings on any stream, with `few_shot` as f_theta.
+
+    Raises:
+        ValueError: for training examples outside 0..1, which nothing could see inside jit.
+    """
     s = settings
     shape = jax.eval_shape(stream.train, 0).x.shape[1:]
+    for i in range(stream.tasks):
+        check_range(stream.train(i).x, (0.0, 1.0))
     generator, finish = GENERATORS[s.generator](s, stream, shape)
     learner = lifelong_generative(
         few_shot,

@@ -68,7 +68,7 @@ def run_lifelong(
         ValueError: for settings that cannot be run, before anything is trained; for checkpoints
             of other settings.
         train.DivergedError: if a loss was not finite; what was written so far is kept, and the last
-            good parameters are in `last_good.npz`.
+            good parameters are in `last_good_LEARNER_seedS.npz`.
         checkpoint.Stopped: after SIGTERM or Ctrl-C, when everything was saved.
     """
     settings = checked(settings, learners, seeds)
@@ -85,22 +85,21 @@ def run_lifelong(
     def write(record: dict[str, Any]) -> None:
         write_metrics(folder, {"runs": with_reference([*runs, record])})
 
-    with keeping_last_good(folder):
-        for seed, few_shot, built in made:
-            begin = None if start is None else start(seed, few_shot)
-            for name, parts in built.items():
-                about = f"{name}_seed{seed}"
-                kept = keeper(
-                    folder / CHECKPOINTS / about,
-                    config={**asdict(settings), "learner": name, "seed": seed},
-                    every=save_every,
+    for seed, few_shot, built in made:
+        begin = None if start is None else start(seed, few_shot)
+        for name, parts in built.items():
+            about = f"{name}_seed{seed}"
+            kept = keeper(
+                folder / CHECKPOINTS / about,
+                config={**asdict(settings), "learner": name, "seed": seed},
+                every=save_every,
+            )
+            with keeping_last_good(folder, about=about), kept as keeping:
+                run, record = run_one(
+                    settings, name, seed, parts, begin, folder, write, progress, keeping
                 )
-                with kept as keeping:
-                    run, record = run_one(
-                        settings, name, seed, parts, begin, folder, write, progress, keeping
-                    )
-                runs.append(record)
-                save_params(folder, run.state.train.params, name=f"params_{about}")
+            runs.append(record)
+            save_params(folder, run.state.train.params, name=f"params_{about}")
     result = {"runs": with_reference(runs)}
     write_metrics(folder, result)
     write_figures(folder, result)

@@ -112,15 +112,22 @@ def load_params(path: str | Path, like: Params) -> Params:
 
 
 @contextmanager
-def keeping_last_good(folder: Path) -> Iterator[None]:
-    """If the run inside diverges, write its last good parameters, and how far it came."""
+def keeping_last_good(folder: Path, *, about: str = "") -> Iterator[None]:
+    """If the run inside diverges, write its last good parameters, and where it came to its end.
+
+    `about` names the run among several in one folder, in the message and in `last_good_ABOUT.npz`.
+    What `metrics.json` holds of finished runs stays in it.
+    """
     try:
         yield
     except DivergedError as error:
+        end = f"_{about}" if about else ""
         state = getattr(error.state, "train", error.state)  # a lifelong state holds a TrainState
-        save_params(folder, state.params, name="last_good")
+        save_params(folder, state.params, name=f"last_good{end}")
         if hasattr(error.state, "generator"):
-            save_params(folder, error.state.generator, name="last_good_generator")
-        if not (folder / "metrics.json").exists():
-            write_metrics(folder, {"diverged": str(error), "steps": int(error.state.step)})
+            save_params(folder, error.state.generator, name=f"last_good_generator{end}")
+        path = folder / "metrics.json"
+        done = json.loads(path.read_text()) if path.exists() else {}
+        said = f"{about}: {error}" if about else str(error)
+        write_metrics(folder, {**done, "diverged": said, "steps": int(error.state.step)})
         raise

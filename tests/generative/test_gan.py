@@ -1,5 +1,7 @@
 """The adversarial generator on small blobs: every reading of L_j, with no branch on its name."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,7 +85,10 @@ def test_with_weight_zero_every_reading_is_none(transfer):
     """The random numbers differ, but the past has no share: lambda scales it and nothing else."""
     *_, step, state, _ = after_one_task(transfer=transfer, weight=0.0)
     once, _ = step(state, task_of([2, 3]), KEY)
-    other = state._replace(teacher=jax.tree.map(lambda w: w + 1.0, state.teacher))
+    other = state._replace(
+        teacher=jax.tree.map(lambda w: w + 1.0, state.teacher),
+        memory=jax.tree.map(lambda w: w + 1, state.memory),
+    )
     again, _ = step(other, task_of([2, 3]), KEY)
     for a, b in zip(jax.tree.leaves(once.g), jax.tree.leaves(again.g), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
@@ -250,16 +255,24 @@ def test_labels_and_padding_are_minded():
     plain = task_of([0, 1])
     noise = jax.tree.map(lambda leaf: leaf[None], batch_of([3], jax.random.key(9)))
 
-    def with_extra(part, **changes):
-        both = jax.tree.map(
-            lambda a, b: jnp.concatenate([a, b], 1), part, noise._replace(**changes)
-        )
-        weight = jnp.concatenate([jnp.ones((1, 16)), jnp.zeros((1, 8))], axis=1)
-        return both._replace(weight=weight)
+    def after(fill, *, label=3, weight=0.0):
+        extra = noise._replace(x=jnp.full_like(noise.x, fill), y=jnp.full_like(noise.y, label))
 
-    padded = plain._replace(support=with_extra(plain.support), query=with_extra(plain.query))
-    after, _ = gan.step(state, padded, KEY)
-    assert after.codes.mask[0].tolist() == [True, True, False, False]
+        def with_extra(part):
+            both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], 1), part, extra)
+            some = jnp.full((1, 8), weight)
+            return both._replace(weight=jnp.concatenate([jnp.ones((1, 16)), some], axis=1))
+
+        padded = plain._replace(support=with_extra(plain.support), query=with_extra(plain.query))
+        moved, metrics = gan.step(state, padded, KEY)
+        return (moved.g, moved.d, metrics), moved.codes.mask[0].tolist()
+
+    first, seen = after(0.0)
+    assert seen == [True, True, False, False]
+    for fill, options in ((1.0, {}), (0.5, {"label": -1, "weight": 1.0})):
+        again, seen = after(fill, **options)
+        assert seen == [True, True, False, False]
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), again, first)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from lml_jax import losses, nets, train
+from lml_jax.generative import sharpening
 from lml_jax.generative.metagan import metagan
 from lml_jax.learners.maml import maml
 from lml_jax.learners.matching import matching
@@ -237,6 +238,21 @@ def test_unlabelled_examples_speak_of_real_and_generated_alone():
     assert float(last["cross_entropy"]) == 0
     assert int(after.bad_step) == -1
     assert any(jax.tree.leaves(moved(state.params["d"], after.params["d"])))
+
+
+def test_labelled_samples_of_every_class_are_played_beside_half_a_query_set():
+    """Whichever rows of a sorted query set have no label, no class of samples is left out."""
+    _, generator = sharpened(role="augment")
+    state = generator.init(KEY, TASK.support.x)
+    rules = generator.sample.args[0]
+    order = jnp.argsort(TASK.query.y)
+    y = jnp.where(jnp.arange(12) < 6, TASK.query.y[order], -1)
+    half = TASK._replace(query=Batch(TASK.query.x[order], y))
+    weighed = np.zeros(N)
+    for k in range(20):
+        fake = sharpening._played(rules, 1.0, state.params, half, jax.random.key(k))[2]
+        weighed += np.asarray(jax.ops.segment_sum(fake.weight, fake.y, N))
+    assert weighed.min() > 0.6 * weighed.max() > 0
 
 
 def test_padding_counts_nothing():

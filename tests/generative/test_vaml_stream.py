@@ -98,6 +98,16 @@ def test_the_past_counts_lambda_for_each_task_or_for_all(reduction):
     assert float(jnp.abs(one).max()) > 1e-2
 
 
+@pytest.mark.parametrize("name", ["align", "replay"])
+def test_a_past_class_is_encoded_as_when_it_was_learned(states, name):
+    """The encoder goes on learning, and a test task of the past must still get its own code."""
+    (generator, _), state = states[name]
+    code = generator.encode(state, images_of(0, jax.random.key(9), n=6), KEY)
+    made = generator.sample(state, code, KEY, n=40)
+    assert set(made.y.tolist()) == {0, 1}
+    assert bright_row_is_the_label(made)[:2].min() > 0.8
+
+
 def test_what_is_stored_are_two_numbers_a_dimension_and_class(states):
     (_, _), state = states["align"]
     assert state.codes.h.shape == (2, C, 8)

@@ -1,4 +1,4 @@
-"""The state of every lifelong learner may be donated, from `init` and from `end_task`."""
+"""The states of lifelong learners and generators may be donated, as they are made and moved."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,9 @@ from lml_jax import nets
 from lml_jax.data.sources import from_arrays
 from lml_jax.data.streams import class_incremental
 from lml_jax.generative.gan import conditional_gan
+from lml_jax.generative.metagan import metagan
+from lml_jax.generative.vaml import mlp_parts
+from lml_jax.generative.vaml_stream import vaml_stream
 from lml_jax.learners.gemcl import gemcl
 from lml_jax.learners.maml import maml
 from lml_jax.learners.protonet import protonet
@@ -25,12 +28,28 @@ NET = nets.mlp([8], CLASSES)
 DESCENT = maml(NET, optax.sgd(0.1), steps=1)
 
 
-def generative(head):
-    generator, finish = conditional_gan(
+def gan():
+    return conditional_gan(
         nets.generator([8], (5,)), nets.projection_discriminator([8]), TX, TX, tasks=2,
         classes=CLASSES, past_batch=4,
     )  # fmt: skip
-    return lifelong_generative(DESCENT, TX, head, generator, finish, replay_batch=4)
+
+
+def vaml():
+    parts = mlp_parts(nets.mlp([8], 6), pixels=5, latent=2, hidden=[8])
+    return vaml_stream(parts, TX, shape=(5,), tasks=2, classes=CLASSES, past_batch=4)
+
+
+def few_shot_gan():
+    generator = metagan(
+        protonet(NET, classes=CLASSES), nets.mlp([8], 4), nets.generator([8], (5,)), TX, TX,
+        classes=CLASSES,
+    )[1]  # fmt: skip
+    return generator, lambda state, batch, key: state
+
+
+def generative(head):
+    return lifelong_generative(DESCENT, TX, head, *gan(), replay_batch=4)
 
 
 # name -> (the few-shot learner, head -> the lifelong learner)
@@ -76,3 +95,16 @@ def test_init_donate_init_donate_end_task_donate(stream, few_shot, make):
         state, metrics = step(state, stream.episodes(i, KEY), KEY)
     assert jnp.isfinite(metrics["loss"])
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((params, first)))
+
+
+@pytest.mark.parametrize("make", [gan, vaml, few_shot_gan])
+def test_a_generator_donates_too(stream, make):
+    generator, finish = make()
+    first = stream.train(0)
+    step = jax.jit(generator.step, donate_argnums=0)
+    state = generator.init(KEY, first.x)
+    for i in range(2):
+        state, metrics = step(state, stream.episodes(i, KEY), KEY)
+        state = finish(state, stream.train(i), KEY)
+    assert all(jnp.isfinite(value).all() for value in metrics.values())
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((state, first)))

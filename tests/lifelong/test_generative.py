@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from lml_jax import metrics, nets, train
+from lml_jax import losses, metrics, nets, train
 from lml_jax.data.episodes import episodes
 from lml_jax.data.sources import from_arrays
 from lml_jax.data.streams import class_incremental
@@ -120,13 +120,25 @@ def test_replay_has_the_share_of_the_past_tasks(stream):
     learner = learner_of(head_of(stream))
     first = stream.train(0)
     state = learner.init(KEY, Batch(first.x[0], first.y[0]))
+
+    def of_task(state, seen):
+        """The loss of the arriving task alone, among the labels seen."""
+        drawn = jax.tree.map(lambda leaf: leaf[0], stream.episodes(seen // 2 - 1, KEY))
+        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), drawn.support, drawn.query)
+        logits = nets.mlp([32], CLASSES).apply(state.train.params["theta"], both.x)
+        keep = jnp.arange(CLASSES) < seen
+        each = losses.cross_entropy(losses.mask_logits(logits, keep), both.y)
+        return float(each.mean())
+
+    alone = of_task(state, seen=2)
     state, shown = learner.step(state, stream.episodes(0, KEY), KEY)
     assert float(shown["replay_loss"]) == 0.0
-    alone = float(shown["loss"])
+    np.testing.assert_allclose(shown["loss"], alone, rtol=1e-5)
     state = learner.end_task(state, first, KEY)
+    now = of_task(state, seen=4)
     _, shown = learner.step(state, stream.episodes(1, KEY), KEY)
     assert float(shown["replay_loss"]) > 0
-    assert alone > 0
+    np.testing.assert_allclose(shown["loss"], now / 2 + shown["replay_loss"] / 2, rtol=1e-5)
 
 
 def liar(stream):
@@ -230,6 +242,7 @@ def test_what_is_not_finite_is_named_and_stops_the_run(stream, where, part):
         run_stream(learner, broken, KEY, steps=5 if where == "generator" else 8, scan=True)
     state = caught.value.state
     assert int(state.bad_step) == 5
+    assert int(state.step) == int(state.generator.step) == 5
     floats = [w for w in jax.tree.leaves(state) if jnp.issubdtype(w.dtype, jnp.floating)]
     assert all(jnp.isfinite(w).all() for w in floats)
 

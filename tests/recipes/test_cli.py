@@ -145,10 +145,12 @@ def test_a_run_that_diverges_keeps_its_last_good_state(monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match="not finite at step"):
         run(monkeypatch, "lifelong", "--out", out, "--outer-rate", "1e30", "--learners", "finetune",
             *SMALL, "--steps", "4")  # fmt: skip
-    (record,) = json.loads((out / "metrics.json").read_text())["runs"]
+    everything = json.loads((out / "metrics.json").read_text())
+    (record,) = everything["runs"]
     assert record["tasks_finished"] < 2
     assert record["acc"] is None
-    with np.load(out / "last_good.npz") as archive:
+    assert "finetune_seed0: the loss or its gradient" in everything["diverged"]
+    with np.load(out / "last_good_finetune_seed0.npz") as archive:
         assert all(np.isfinite(archive[name]).all() for name in archive.files)
     with pytest.raises(SystemExit, match="not finite at step"):
         run(monkeypatch, "fewshot", "--out", tmp_path / "sine", "--data", "sine", "--steps", "9",
