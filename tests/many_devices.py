@@ -115,12 +115,23 @@ def memory(head, reduce):
     return lml.memory_learner(few, optax.sgd(0.1), head, reduce=reduce)
 
 
+def generative(head, reduce):
+    few = lml.maml(nets.mlp([8], 4), optax.sgd(0.1), steps=1)
+    generator, finish = lml.conditional_gan(
+        nets.generator([8], (3,)), nets.projection_discriminator([8]),
+        optax.sgd(0.1), optax.sgd(0.1), tasks=2, classes=4, span=(-9.0, 9.0))  # fmt: skip
+    return lml.lifelong_generative(few, optax.sgd(0.1), head, generator, finish,
+                                   replay_batch=12, augment_batch=3, temperature=2.0,
+                                   reduce=reduce)  # fmt: skip
+
+
 def equality():
     return {
         "mlp": differences(few_shot(nets.mlp([8], 3), (4,)), [1, 2, 4, 8]),
         "conv": differences(few_shot(conv_net(), (6, 6, 1)), [2, 8]),
         "lifelong_maml": lifelong(lifelong_maml),
         "memory": lifelong(memory),
+        "generative": lifelong(generative),
     }
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lml_jax import cli
+from lml_jax.bench import race
 from lml_jax.data import cache
 from lml_jax.data.sources import from_arrays, mnist, omniglot
 from lml_jax.recipes import fewshot, lifelong
@@ -15,10 +16,17 @@ from lml_jax.recipes.record import load_params, save_params
 
 VALUES = ["", "x", "-1", "0", "nan", "1e309", "½", "None", "--", "9" * 30, "../..", "\x00", "[1]"]
 NAMES = {
-    "lifelong": ["data", "scenario", "tasks", "budget", "steps", "net", "learners", "seeds"],
+    "lifelong": ["data", "scenario", "tasks", "budget", "steps", "net", "learners", "seeds",
+                 "keep-generator", "generator-width", "generated", "transfer-form", "save-every"],
     "fewshot": ["learner", "data", "ways", "shots", "steps", "episodes", "schedule", "meta-batch",
                 "report-step", "test-shots", "inner-steps"],
+    "reproduce": ["out"],
+    "bench": ["repeats"],
 }  # fmt: skip
+FIRST = {
+    "reproduce": ["", "x", "½", "omniglot-mam", "../sine-maml", "9" * 30],
+    "bench": ["", "x", "½", "maml", "maml-sine", "9" * 30],
+}
 
 
 class Accepted(Exception):
@@ -28,7 +36,8 @@ class Accepted(Exception):
 def arguments(rng, out):
     """One line of a command with one to three options that are wrong, or are none."""
     command = str(rng.choice(list(NAMES)))
-    line = [command, "--out", str(out)]
+    line = [command, *([str(rng.choice(FIRST[command]))] if command in FIRST else [])]
+    line += ["--out", str(out)]
     for _ in range(rng.integers(1, 4)):
         name = str(rng.choice(NAMES[command]))
         if rng.random() < 0.2:
@@ -46,6 +55,7 @@ def test_three_hundred_bad_command_lines(monkeypatch, tmp_path, capsys):
     # Past here everything was found good, and data is read.
     monkeypatch.setattr(lifelong, "stream_of", accept)
     monkeypatch.setattr(fewshot, "tasks_of", accept)
+    monkeypatch.setattr(race, "open_folder", accept)
     rng, answers = np.random.default_rng(0), Counter()
     for _ in range(300):
         line = arguments(rng, tmp_path / "out")

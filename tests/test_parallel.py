@@ -45,7 +45,7 @@ def on_eight_devices():
     return answer(start(8, "equality"))
 
 
-@pytest.mark.parametrize("case", ["mlp", "conv", "lifelong_maml", "memory"])
+@pytest.mark.parametrize("case", ["mlp", "conv", "lifelong_maml", "memory", "generative"])
 def test_one_device_equals_many(on_eight_devices, case):
     errors = {name: found["error"] for name, found in on_eight_devices[case].items()}
     assert len(errors) >= 2

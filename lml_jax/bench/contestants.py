@@ -54,8 +54,23 @@ def _protonet(ways: int) -> Workload:
     )
 
 
-_HEAD: dict[str, Any] = {"orders": 20, "width": 64, "classes": 600, "length": 9000}
 _ONLINE = {"tasks": 20, "samples": 1000, "batch": 10, "hidden": 256}
+
+
+def _head(about: str, **sizes: int) -> Workload:
+    return Workload(
+        f"{about}, features precomputed",
+        "orders/s",
+        sizes["orders"],
+        sizes,
+        {
+            OURS: ours.head_trajectory,
+            "torch": torch_loops.head_trajectory,
+            "torch, batched": torch_loops.head_trajectory_batched,
+        },
+        steps=1,
+    )
+
 
 WORKLOADS = {
     "maml-conv": _maml_conv(4, 1),
@@ -71,17 +86,19 @@ WORKLOADS = {
     ),
     "protonet": _protonet(20),
     "protonet-5": _protonet(5),
-    "head": Workload(
-        "a linear head 64 x 600 through 9,000 batches of 1, 20 orders, features precomputed",
-        "orders/s",
-        20,
-        _HEAD,
-        {
-            OURS: ours.head_trajectory,
-            "torch": torch_loops.head_trajectory,
-            "torch, batched": torch_loops.head_trajectory_batched,
-        },
-        steps=1,
+    "head": _head(
+        "a linear head 64 x 600 through 9,000 batches of 1, 20 orders",
+        orders=20,
+        width=64,
+        classes=600,
+        length=9000,
+    ),
+    "head-published": _head(
+        "a linear head 2304 x 1000, as published, through 1,000 batches of 1, 4 orders",
+        orders=4,
+        width=2304,
+        classes=1000,
+        length=1000,
     ),
     "online": Workload(
         "an online lifelong run, 20 tasks x 1,000 samples in batches of 10, MLP 784-256-256-40",

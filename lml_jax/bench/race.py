@@ -78,8 +78,7 @@ def race(name: str, *, repeats: int = 10, progress: bool = True) -> dict[str, An
         OSError: where this library itself fails, with the reason.
     """
     work = WORKLOADS[known(name, WORKLOADS, what="workload")]
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    _check(repeats)
     with ExitStack() as stack:
         running, missing = {}, {}
         for contestant in work.contestants:
@@ -126,6 +125,11 @@ def ratio(rates: dict[str, np.ndarray], other: str) -> dict[str, float]:
     return _summary(rates[OURS] / rates[other])
 
 
+def _check(repeats: int) -> None:
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+
+
 def _summary(values: np.ndarray) -> dict[str, float]:
     low, middle, high = np.percentile(values, [25, 50, 75])
     return {"median": middle, "low": low, "high": high}
@@ -144,8 +148,13 @@ def run_races(
 
     Returns:
         The record written.
+
+    Raises:
+        ValueError: as `race`, before anything is written.
+        FileExistsError: for a folder that holds something.
     """
     names = [known(name, WORKLOADS, what="workload") for name in names]
+    _check(repeats)
     folder = open_folder(out)
     record: dict[str, Any] = {
         "cores": os.cpu_count(),

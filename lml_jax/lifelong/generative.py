@@ -10,14 +10,16 @@ from jax import Array
 
 from lml_jax import losses, train
 from lml_jax.generative.codes import as_float, joined, together
-from lml_jax.lifelong.gradient import begin, head_loss, labels_of
+from lml_jax.lifelong.gradient import begin, labels_of
 from lml_jax.lifelong.head import Head, classes_in
+from lml_jax.parallel import BatchLoss, vmap_mean
 from lml_jax.types import (
     Batch,
     Generator,
     Key,
     Learner,
     LifelongLearner,
+    Loss,
     Metrics,
     Params,
     Task,
@@ -75,6 +77,7 @@ def lifelong_generative(
     augment_from: int = 0,
     test_batch: int = 0,
     temperature: float | None = None,
+    reduce: Callable[[Loss], BatchLoss] = vmap_mean,
 ) -> LifelongLearner:
     """Train a generator on each task, and a classifier on the task beside samples of past tasks.
 
@@ -100,6 +103,8 @@ def lifelong_generative(
         temperature: of the labels of past samples, which then are what the classifier of task
             i - 1 says of them, L(G') = `losses.distillation`; None takes the labels that the
             generator was asked for.
+        reduce: as in `train.make_train_step`; spreads the examples of the classifier's step, in as
+            many groups as there are episodes. Every device holds the whole generator.
 
     Returns:
         A `LifelongLearner`. Its metrics: `loss`, `accuracy`, `replay_loss` and the generator's.
@@ -130,6 +135,14 @@ def lifelong_generative(
     if not 0 <= augment_weight <= 1:
         raise ValueError(f"augment_weight must be in [0, 1], got {augment_weight}")
 
+    def counted(past: Batch) -> Array:
+        if temperature is None:
+            return losses.labelled(past)
+        # What the old classifier says needs no label, only that there is a sample.
+        return jnp.ones(past.x.shape[0]) if past.weight is None else past.weight
+
+    of_batch = reduce(_loss_of_group(learner, head, temperature))
+
     def init(key: Key, example: Batch, params: Params | None = None) -> State:
         key_classifier, key_generator = jax.random.split(key)
         x = example.x[None]
@@ -154,27 +167,13 @@ def lifelong_generative(
             late = state.train.step - state.begun >= augment_from
             real = joined(real, own, jnp.where(late, augment_weight, 0.0))
 
-        beside, weight = _labels_beside(head, seen, past.y), past.weight
-
-        def past_loss(params: Params, start: Any) -> Array:
-            if temperature is None:
-                return head_loss(learner, params, start, past, beside)[0]
-            before = learner.predict(state.teacher, begin(learner, state.teacher, past.x), past.x)
-            before = losses.mask_logits(before, beside & state.taught)
-            logits = losses.mask_logits(learner.predict(params, start, past.x), beside)
-            each = losses.distillation(logits, before, temperature=temperature)
-            # What the old classifier says needs no label, only that there is a sample.
-            return losses.weighted_mean(each, jnp.ones_like(each) if weight is None else weight)
-
-        def loss(params: Params) -> tuple[Array, Metrics]:
-            start = begin(learner, params, real.x)
-            now, accuracy = head_loss(learner, params, start, real, keep)
-            before = past_loss(params, start)
-            i = (state.finished + 1).astype(float)
-            value = now / i + before * (i - 1) / i
-            return value, {"accuracy": accuracy, "replay_loss": before}
-
-        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.train.params)
+        count = episodes.support.y.shape[0]
+        groups = _dealt(real, losses.labelled(real), count), _dealt(past, counted(past), count)
+        shared = keep, seen, state.teacher, state.taught, (state.finished + 1).astype(float)
+        (value, metrics), grads = jax.value_and_grad(of_batch, has_aux=True)(
+            state.train.params, groups, key, *shared
+        )
+        del metrics["bad_task"]  # a group is no task
         # A generator that stands still because of a bad update stops the classifier as well.
         bad = getattr(made, "bad_step", state.train.bad_step)
         halted = jnp.where(state.train.bad_step < 0, bad, state.train.bad_step)
@@ -212,6 +211,60 @@ def lifelong_generative(
         return losses.mask_logits(logits, state.seen) if head.members is None else logits
 
     return LifelongLearner(init, step, end_task, predict, recall)
+
+
+def _dealt(batch: Batch, weight: Array, groups: int) -> Batch:
+    """`batch` [n, ...] in groups [groups, ...], with weights that sum to 1 in the mean of groups.
+
+    So the mean over groups of weighted sums is the weighted mean over all, however many of them
+    have a weight; what is missing of the last group weighs 0.
+    """
+    mass = jnp.sum(weight)
+    weight = weight * groups / jnp.where(mass > 0, mass, 1.0)
+
+    def split(leaf: Array) -> Array:
+        short = -leaf.shape[0] % groups
+        leaf = jnp.pad(leaf, [(0, short)] + [(0, 0)] * (leaf.ndim - 1))
+        return leaf.reshape(groups, -1, *leaf.shape[1:])
+
+    return jax.tree.map(split, batch._replace(weight=weight))
+
+
+def _loss_of_group(learner: Learner, head: Head, temperature: float | None) -> Loss:
+    """1/i L(T_i) + (i-1)/i L(G') of some examples of both, as weighted sums."""
+
+    def total(values: Array, weight: Any) -> Array:
+        # A value of weight 0 may be inf.
+        return jnp.sum(jnp.where(weight > 0, weight * values, 0.0))
+
+    def loss(
+        params: Params,
+        group: tuple[Batch, Batch],
+        key: Key,
+        keep: Array,
+        seen: Array,
+        teacher: Params,
+        taught: Array,
+        i: Array,
+    ) -> tuple[Array, Metrics]:
+        real, past = group
+        start = begin(learner, params, real.x)
+        logits = losses.mask_logits(learner.predict(params, start, real.x), keep)
+        now = total(losses.cross_entropy(logits, real.y), real.weight)
+        right = total((jnp.argmax(logits, 1) == real.y).astype(float), real.weight)
+        beside = _labels_beside(head, seen, past.y)
+        logits = losses.mask_logits(learner.predict(params, start, past.x), beside)
+        if temperature is None:
+            each = losses.cross_entropy(logits, past.y)
+        else:
+            said = learner.predict(teacher, begin(learner, teacher, past.x), past.x)
+            said = losses.mask_logits(said, beside & taught)
+            each = losses.distillation(logits, said, temperature=temperature)
+        before = total(each, past.weight)
+        value = now / i + before * (i - 1) / i
+        return value, {"accuracy": right, "replay_loss": before}
+
+    return loss
 
 
 def _labels_beside(head: Head, seen: Array, y: Array) -> Array:

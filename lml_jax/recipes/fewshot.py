@@ -19,6 +19,7 @@ from lml_jax.recipes.record import (
     CHECKPOINTS,
     keeping_last_good,
     open_folder,
+    resumable,
     save_params,
     versions,
     write_metrics,
@@ -63,7 +64,7 @@ def run_fewshot(
     key_init, key_train, key_test = jax.random.split(jax.random.key(complete.seed), 3)
     example = sample(train_set, key_train).support.x[0]
     params = learner.init(key_init, example)
-    kept = keeper(folder / CHECKPOINTS, config=asdict(complete), every=save_every)
+    kept = keeper(folder / CHECKPOINTS, config=resumable(complete), every=save_every)
     with keeping_last_good(folder), kept as kept_by:
         params, done, seconds = meta_train(
             complete,

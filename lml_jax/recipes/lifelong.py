@@ -1,7 +1,6 @@
 """Lifelong learners and their baselines on one stream: the main job."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from lml_jax.recipes.record import (
     CHECKPOINTS,
     keeping_last_good,
     open_folder,
+    resumable,
     save_params,
     write_metrics,
 )
@@ -91,7 +91,7 @@ def run_lifelong(
             about = f"{name}_seed{seed}"
             kept = keeper(
                 folder / CHECKPOINTS / about,
-                config={**asdict(settings), "learner": name, "seed": seed},
+                config={**resumable(settings), "learner": name, "seed": seed},
                 every=save_every,
             )
             with keeping_last_good(folder, about=about), kept as keeping:

@@ -5,6 +5,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +51,11 @@ def open_folder(out: str | os.PathLike[str], *, resume: bool = False) -> Path:
             )
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def resumable(settings: Any) -> dict[str, Any]:
+    """What a checkpoint must agree with: all settings but the folder that the data lies in."""
+    return {name: value for name, value in asdict(settings).items() if name != "data_dir"}
 
 
 def write_metrics(folder: Path, metrics: Any) -> Path:
