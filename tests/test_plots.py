@@ -214,6 +214,19 @@ def test_a_grid_of_samples_has_a_row_a_class(tmp_path):
         plots.sample_grid(images, ["a", "b"])
 
 
+@pytest.mark.parametrize("columns", [2, 10])
+def test_a_grid_cuts_off_neither_title_nor_labels(columns):
+    labels = [f"task {i // 5 + 1}, class {i}" for i in range(50)]
+    title = "lifelong-vaml, seed 0, after task 10"
+    figure = plots.sample_grid(np.zeros((50, columns, 28, 28)), labels, title=title)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    for text in (figure._suptitle, *axes.get_yticklabels()):
+        box = text.get_window_extent()
+        assert box.x0 >= 0, text
+        assert box.x1 <= figure.bbox.x1, text
+
+
 def test_rates_draw_a_row_a_peer_and_costs_a_line_a_curve():
     ratio = {"median": 2.0, "low": 1.5, "high": 3.0}
     race = {"workload": "maml-sine", "ratios": {"higher": ratio, "torchopt": ratio}}

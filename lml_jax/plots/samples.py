@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from lml_jax.plots.style import MEDIUM, SMALL
 
+EM = 0.62 / 72  # inches to a character of one point, on average
+
 
 def sample_grid(images: NDArray[np.floating], labels: Sequence[str], *, title: str = "") -> Figure:
     """Examples side by side, a row a class: `images` [rows, columns, H, W] in 0..1, ink bright.
@@ -25,12 +27,15 @@ def sample_grid(images: NDArray[np.floating], labels: Sequence[str], *, title: s
     for i, j in np.ndindex(rows, columns):
         sheet[i * (h + 1) : i * (h + 1) + h, j * (w + 1) : j * (w + 1) + w] = images[i, j]
     scale = min(0.5, 8.0 / max(rows, columns))
-    figure = Figure(figsize=(columns * scale + 1.2, rows * scale + 0.5), layout="constrained")
+    # Inches of the longest label and of the title: what is wider than the figure is cut off.
+    beside = 0.2 + max(map(len, labels)) * SMALL * EM
+    width = max(columns * scale + beside, 0.2 + len(title) * MEDIUM * EM)
+    figure = Figure(figsize=(width, rows * scale + 0.5), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(sheet, vmin=0, vmax=1, cmap="gray_r", aspect="equal", interpolation="nearest")
     axes.set_yticks([i * (h + 1) + h / 2 for i in range(rows)], labels)
     axes.set_xticks([])
     axes.tick_params(length=0, labelsize=SMALL)
     axes.spines[:].set_visible(False)
-    axes.set_title(title, fontsize=MEDIUM, loc="left")
+    figure.suptitle(title, fontsize=MEDIUM, x=0.02, ha="left")
     return figure
