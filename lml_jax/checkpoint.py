@@ -58,6 +58,7 @@ def keeper(
         every: least seconds between two checkpoints; 0 for one at every call.
 
     Raises:
+        NotImplementedError: in a run of many processes, which would have to agree on when to save.
         ValueError: for keep below 1 or every below 0; in `start`, where there are checkpoints and
             none can be used, naming each with the reason.
         Stopped: after SIGTERM or Ctrl-C.
@@ -80,6 +81,11 @@ def keeper(
     if keep < 1 or every < 0:
         raise ValueError(
             f"keep must be at least 1 and every at least 0 seconds, got {keep} and {every}"
+        )
+    if jax.process_count() > 1:
+        raise NotImplementedError(
+            f"a keeper keeps runs of one process, expected 1, got {jax.process_count()}: save with "
+            "orbax.checkpoint.CheckpointManager, which knows of many hosts"
         )
     config = json.loads(json.dumps(config))
     stay = _LastAndBest(keep, {})

@@ -214,3 +214,11 @@ def test_numbers_out_of_range(tmp_path, options):
         tmp_path, config={}, **options
     ):  # fmt: skip
         pass
+
+
+def test_many_processes_are_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    refused = pytest.raises(NotImplementedError, match="expected 1, got 2")
+    with refused, checkpoint.keeper(tmp_path / "run", config={}):
+        pass
+    assert not (tmp_path / "run").exists()
