@@ -6,6 +6,7 @@ affine map, a smooth bend and a pen of random width, so that classes vary as han
 
 import unicodedata
 import zlib
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +203,7 @@ def _outline_distance(masters: np.ndarray) -> np.ndarray:
                 np.roll(square, shift, axis) + np.float32(shift**2)
                 for shift in range(-_REACH, _REACH + 1)
             ]
-            square = np.minimum.reduce(moved)
+            square = reduce(np.minimum, moved)
         return np.sqrt(np.minimum(square, np.float32(_REACH**2)))
 
     ink = masters > 127

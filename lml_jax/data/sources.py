@@ -48,7 +48,7 @@ def from_arrays(
         raise ValueError(f"y has largest label {classes - 1}, so {classes} classes, but {absent}")
     count = np.bincount(y)
     order = np.argsort(y, kind="stable")
-    column = np.arange(count.max())
+    column = np.arange(np.max(count))
     # Padding repeats the first example of the class, so a stray read has at least the right label.
     offset = np.where(column < count[:, None], column, 0)
     index = order[(np.cumsum(count) - count)[:, None] + offset]

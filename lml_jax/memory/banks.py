@@ -273,7 +273,7 @@ def offered_items(
         raise ValueError("a batch to insert must have at least 1 item, got 0")
     offered = jnp.ones(n, bool) if where is None else jnp.asarray(where)
     group = jnp.zeros(n, jnp.int32) if group_of is None else jnp.asarray(group_of(batch))
-    for name, array, kind in (("where", offered, jnp.bool), (what, group, jnp.integer)):
+    for name, array, kind in (("where", offered, np.bool), (what, group, np.integer)):
         if array.shape != (n,) or not jnp.issubdtype(array.dtype, kind):
             found = f"{array.dtype} {list(array.shape)}"
             raise ValueError(f"{name} must be {kind.__name__} [{n}], got {found}")

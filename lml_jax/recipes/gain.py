@@ -100,7 +100,7 @@ def compared(
         every = candidates(s, adds=bool(augments), moves=moved in augments)
         measure = partial(accuracies, s, augments, state, shots)
         tried = measure(every, setup.held_out, s.chosen_on, jax.random.key(1)).mean(0)
-        best = Strength(*(jnp.asarray(number)[tried.argmax()][None] for number in every))
+        best = Strength(*(jnp.asarray(number)[int(np.argmax(tried))][None] for number in every))
         scores[name] = measure(best, setup.test_set, s.episodes, jax.random.key(2))[:, 0]
         mean, half = metrics.mean_ci(scores[name])
         chosen = {key: float(value[0]) for key, value in best._asdict().items()}
