@@ -125,6 +125,33 @@ def generative(head, reduce):
                                    reduce=reduce)  # fmt: skip
 
 
+def bank_over_devices():
+    """What a dealt bank draws on 1, 2 and 8 devices, from the first's; and what moved between."""
+    bank = lml.memory.sharded(lml.memory.reservoir(6), 8)
+    keys = jax.random.split(jax.random.key(SEED), 3)
+    items = jax.random.normal(keys[0], (64, 5))
+    where = jnp.arange(64) % 8 < jnp.arange(64) // 8
+
+    def used(state, key):
+        state = bank.insert(state, items, key, where)
+        x, weight = bank.sample(state, key, n=32)
+        return state, (x, weight)
+
+    found, want = {}, None
+    for count in (1, 2, 8):
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:count]), "tasks")
+        laid_out = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("tasks"))
+        state = jax.device_put(bank.init(jnp.zeros(5)), laid_out)
+        compiled = jax.jit(used, out_shardings=laid_out).lower(state, keys[1]).compile()
+        drawn = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(
+            compiled(state, keys[1]))])  # fmt: skip
+        want = drawn if want is None else want
+        moved = re.findall(r"= (\S+) (all-gather|all-to-all|collective-permute|all-reduce)",
+                           compiled.as_text())  # fmt: skip
+        found[f"devices {count}"] = {"error": float(np.abs(drawn - want).max()), "moved": moved}
+    return found
+
+
 def equality():
     return {
         "mlp": differences(few_shot(nets.mlp([8], 3), (4,)), [1, 2, 4, 8]),
@@ -132,6 +159,7 @@ def equality():
         "lifelong_maml": lifelong(lifelong_maml),
         "memory": lifelong(memory),
         "generative": lifelong(generative),
+        "bank": bank_over_devices(),
     }
 
 

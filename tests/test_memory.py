@@ -6,7 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lml_jax.memory import class_balanced, draw_each, fifo, herding, reservoir, sample, task_indexed
+from lml_jax.memory import (
+    class_balanced,
+    draw_each,
+    fifo,
+    herding,
+    reservoir,
+    sample,
+    sharded,
+    task_indexed,
+)
 from lml_jax.types import Batch
 
 KEY = jax.random.key(0)
@@ -400,3 +409,36 @@ def test_draw_each_cannot_give_more_than_there_are_slots(n):
     bank = class_balanced(3, classes=2)
     with pytest.raises(ValueError, match=rf"1\.\.3, the slots of a group, got {n}"):
         draw_each(bank.init(ITEM), KEY, n=n)
+
+
+def test_a_dealt_bank_draws_without_bias_where_its_shards_are_unlike():
+    bank = sharded(reservoir(5), 4)
+    state = bank.init(jnp.zeros(()))
+    # Shard s is offered 2 s items around 10 s, of which it has room for 5: it holds 0, 2, 4, 5.
+    where = jnp.arange(32) % 8 < 2 * (jnp.arange(32) // 8)
+    x = 10.0 * (jnp.arange(32) // 8) + jnp.arange(32) % 8
+    state = jax.jit(bank.insert)(state, x, jax.random.key(0), where)
+    held = state.items[jax.vmap(lambda part: part.filled)(state)]
+    assert len(held) == 11
+    keys = jax.random.split(jax.random.key(1), 2000)
+    drawn, weight = jax.jit(jax.vmap(lambda key: bank.sample(state, key, n=8)))(keys)
+    means = (weight * drawn).mean(1)
+    error = means.std() / np.sqrt(len(keys))
+    assert abs(means.mean() - held.mean()) < 4 * error
+    assert abs(drawn.mean() - held.mean()) > 20 * error  # what the weights are for
+    assert float(weight.sum(1).mean()) == pytest.approx(8)
+
+
+def test_a_dealt_bank_says_what_does_not_divide():
+    bank = sharded(fifo(2), 4)
+    state = bank.init(jnp.zeros(()))
+    with pytest.raises(ValueError, match="that 4 shards divide, got 6"):
+        bank.insert(state, jnp.zeros(6), jax.random.key(0))
+    with pytest.raises(ValueError, match="that 4 shards divide, got 0"):
+        bank.sample(state, jax.random.key(0), n=0)
+    with pytest.raises(ValueError, match="at least 1 shard, got 0"):
+        sharded(fifo(2), 0)
+    with pytest.raises(ValueError, match="one group, got one of 3"):
+        sharded(class_balanced(2, classes=3), 4).init((jnp.zeros(()), jnp.array(0)))
+    _, weight = bank.sample(state, jax.random.key(0), n=4)
+    assert weight.tolist() == [0.0] * 4

@@ -59,6 +59,12 @@ def test_the_gradient_is_reduced_once(on_eight_devices, case):
         assert found["all_reduces"] <= 2, name  # and which task was bad, a minimum
 
 
+def test_a_bank_dealt_over_devices_shares_one_number(on_eight_devices):
+    for name, found in on_eight_devices["bank"].items():
+        assert found["error"] < 1e-5, name
+        assert found["moved"] in ([], [["f32[]", "all-reduce"]]), name
+
+
 def test_two_processes_equal_one():
     with socket.socket() as free:
         free.bind(("localhost", 0))
