@@ -156,7 +156,7 @@ def head_logits(model: Model, params: Params, fast: Posterior, factors: Array, k
 def noise(model: Model, params: Params, key: Key, n: int) -> Noise:
     """n draws of standard normal numbers, h [n, d] and z [n, z]."""
     d = params["prior"]["mean"].shape[0]
-    pair = jax.ShapeDtypeStruct((1, math.prod(model.shape) + d), float)
+    pair = jnp.zeros((1, math.prod(model.shape) + d))
     z = jax.eval_shape(model.parts.recognise.apply, params["recognise"], pair).shape[1] // 2
     key_h, key_z = jax.random.split(key)
     return Noise(jax.random.normal(key_h, (n, d)), jax.random.normal(key_z, (n, z)))
