@@ -10,7 +10,7 @@ from lml_jax.recipes.fewshot import summary_of
 from lml_jax.recipes.lifelong_parts import Lifelong
 from lml_jax.recipes.parts import FewShot, checked
 from lml_jax.recipes.published import few_shot
-from lml_jax.recipes.record import load_params, save_params, write_metrics
+from lml_jax.recipes.record import load_params, resumable, save_params, write_metrics
 
 
 def test_parameters_come_back(tmp_path):
@@ -77,3 +77,9 @@ def test_a_published_protocol_end_to_end(tmp_path):
     assert "mean over 2 seeds" in report
     with pytest.raises(FileExistsError, match="holds another run"):
         few_shot(settings, seeds=2)(tmp_path / "out")
+
+
+def test_a_run_may_go_on_where_its_data_has_moved():
+    here, there = (resumable(Lifelong(data_dir=folder)) for folder in ("here", "there"))
+    assert here == there
+    assert here != resumable(Lifelong(steps=7))
