@@ -71,6 +71,7 @@ def reproduce(
     *,
     list: bool = False,
     out: Path | None = None,
+    resume: bool = False,
 ) -> None:
     """A published protocol end to end, beside its published value.
 
@@ -78,11 +79,12 @@ def reproduce(
         recipe: its name.
         list: name them all, with what each is compared with.
         out: a new folder for the results; runs/RECIPE by default.
+        resume: go on with the recipe that was cut in `out`; those of generators cannot.
     """
     if list or recipe is None:
         print(published.catalogue())
         return
-    print(published.reproduce(recipe, out or Path("runs") / recipe))
+    print(published.reproduce(recipe, out or Path("runs") / recipe, resume=resume))
 
 
 def bench(

@@ -61,8 +61,8 @@ def ablation(
     if len(seeds) not in T95:
         raise ValueError(f"expected 2 to 10 paired seeds, got {len(seeds)}")
 
-    def run(out: Path) -> str:
-        folder = open_folder(out)
+    def run(out: Path, *, resume: bool = False) -> str:
+        folder = open_folder(out, resume=resume)
         starts: dict[int, Params] = {}
 
         def start(seed: int, learner: Learner) -> Params:
@@ -78,6 +78,7 @@ def ablation(
                 learners=(learner,),
                 seeds=seeds,
                 start=start if meta_trained else None,
+                resume=resume,
             )
             runs[arm] = result["runs"]
         comparison = compare(runs)

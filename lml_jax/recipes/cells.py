@@ -18,9 +18,9 @@ CELLS = ((5, 1), (5, 5), (20, 1), (20, 5))
 def cells(settings: FewShot, *, of: Sequence[tuple[int, int]] = CELLS) -> Callable[[Path], str]:
     """(folder) -> report: train once, test at each (ways, shots) of `of`."""
 
-    def run(out: Path) -> str:
-        folder = open_folder(out)
-        trained = run_fewshot(settings, folder / "train")
+    def run(out: Path, *, resume: bool = False) -> str:
+        folder = open_folder(out, resume=resume)
+        trained = run_fewshot(settings, folder / "train", resume=resume)
         records = score_cells(settings, folder / "train" / "params.npz", of=of)
         write_metrics(folder, {"trained": trained, "cells": records})
         lines = [f"{trained['steps']} steps in {trained['seconds']['train']:.0f} s"]

@@ -49,11 +49,13 @@ METRIC = replace(SEQUENCE, learner="protonet", split="vinyals", steps=2_000)
 def few_shot(settings: FewShot, *, seeds: int = 1, minutes: float | None = None) -> Callable:
     """Runs `settings` with seeds 0, 1, ... into a folder each."""
 
-    def run(out: Path) -> str:
+    def run(out: Path, *, resume: bool = False) -> str:
         reports, records = [], []
-        open_folder(out)
+        open_folder(out, resume=resume)
         for seed in range(seeds):
-            record = run_fewshot(replace(settings, seed=seed), out / f"seed{seed}", minutes=minutes)
+            record = run_fewshot(
+                replace(settings, seed=seed), out / f"seed{seed}", minutes=minutes, resume=resume
+            )
             records.append(record)
             reports.append(
                 f"seed {seed}, {record['steps']} steps, trained in "
@@ -177,7 +179,14 @@ def catalogue() -> str:
     return "\n".join(f"{name}\n    {r.about}\n    {r.published}" for name, r in RECIPES.items())
 
 
-def reproduce(name: str, out: Path) -> str:
-    """Run a recipe into `out`, and report it beside its published value."""
+def reproduce(name: str, out: Path, *, resume: bool = False) -> str:
+    """Run a recipe into `out`, or go on with it there, and report it beside its published value.
+
+    Raises:
+        ValueError: for an unknown recipe; with `resume`, for one that keeps no checkpoints.
+    """
     recipe = RECIPES[known(name, RECIPES, what="recipe")]
-    return f"{recipe.run(Path(out))}\n\npublished: {recipe.published}"
+    if resume and name in generative.RECIPES:
+        raise ValueError(f"{name} keeps no checkpoints to go on from: run it without --resume")
+    report = recipe.run(Path(out), **({"resume": True} if resume else {}))
+    return f"{report}\n\npublished: {recipe.published}"

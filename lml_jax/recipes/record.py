@@ -23,11 +23,14 @@ CHECKPOINTS = "checkpoints"  # in the folder of a run
 
 
 class Recipe(NamedTuple):
-    """What is run, and what it is compared with. `run` (folder) -> a report to print."""
+    """What is run, and what it is compared with.
+
+    `run` (folder) -> a report to print; those that keep checkpoints take `resume` as well.
+    """
 
     about: str
     published: str
-    run: Callable[[Path], str]
+    run: Callable[..., str]
 
 
 def open_folder(out: str | os.PathLike[str], *, resume: bool = False) -> Path:
@@ -41,7 +44,7 @@ def open_folder(out: str | os.PathLike[str], *, resume: bool = False) -> Path:
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file, expected a folder for the run")
     if folder.exists() and any(folder.iterdir()):
-        kept = (folder / CHECKPOINTS).is_dir()
+        kept = next(folder.rglob(CHECKPOINTS), None) is not None  # a run, or one of many in it
         if not (resume and kept):
             raise FileExistsError(
                 f"{folder} holds another run ({sorted(p.name for p in folder.iterdir())[0]}, ...)"

@@ -51,17 +51,17 @@ def sequence(settings: FewShot, *, draws: int = 20, seeds: int = 1) -> Callable[
         seeds: of the training; with more than one, a folder each.
     """
 
-    def run_seed(seed: int, out: Path) -> str:
-        folder, own = open_folder(out), replace(settings, seed=seed)
-        trained = run_fewshot(own, folder / "train")
+    def run_seed(seed: int, out: Path, resume: bool) -> str:
+        folder, own = open_folder(out, resume=resume), replace(settings, seed=seed)
+        trained = run_fewshot(own, folder / "train", resume=resume)
         result = score_sequence(own, folder / "train" / "params.npz", draws=draws)
         return write(folder, {"trained": trained, **result})
 
-    def run(out: Path) -> str:
+    def run(out: Path, *, resume: bool = False) -> str:
         if seeds == 1:
-            return run_seed(settings.seed, out)
-        folder = open_folder(out)
-        reports = [f"seed {s}\n{run_seed(s, folder / f'seed{s}')}" for s in range(seeds)]
+            return run_seed(settings.seed, out, resume)
+        folder = open_folder(out, resume=resume)
+        reports = [f"seed {s}\n{run_seed(s, folder / f'seed{s}', resume)}" for s in range(seeds)]
         return "\n\n".join(reports)
 
     return run

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lml_jax.recipes import ablation
-from lml_jax.recipes.fewshot import summary_of
+from lml_jax.checkpoint import Stopped
+from lml_jax.recipes import ablation, published
+from lml_jax.recipes.fewshot import run_fewshot, summary_of
 from lml_jax.recipes.lifelong_parts import Lifelong
 from lml_jax.recipes.parts import FewShot, checked
 from lml_jax.recipes.published import few_shot
@@ -77,6 +78,31 @@ def test_a_published_protocol_end_to_end(tmp_path):
     assert "mean over 2 seeds" in report
     with pytest.raises(FileExistsError, match="holds another run"):
         few_shot(settings, seeds=2)(tmp_path / "out")
+
+
+def test_a_protocol_that_was_cut_goes_on(tmp_path, monkeypatch):
+    run = few_shot(FewShot(data="sine", steps=2, episodes=5, queries=5), seeds=2)
+
+    def cut(settings, *args, **options):
+        if settings.seed == 1:
+            raise Stopped("here")
+        return run_fewshot(settings, *args, **options)
+
+    run(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(published, "run_fewshot", cut)
+        with pytest.raises(Stopped):
+            run(tmp_path / "cut")
+    run(tmp_path / "cut", resume=True)
+    for seed in ("seed0", "seed1"):
+        whole, gone_on = (
+            json.loads((tmp_path / out / seed / "metrics.json").read_text())
+            for out in ("whole", "cut")
+        )
+        del whole["seconds"], gone_on["seconds"]
+        assert gone_on == whole
+    with pytest.raises(ValueError, match="vaml-sine keeps no checkpoints"):
+        published.reproduce("vaml-sine", tmp_path / "vaml", resume=True)
 
 
 def test_a_run_may_go_on_where_its_data_has_moved():
