@@ -79,7 +79,7 @@ def reproduce(
         recipe: its name.
         list: name them all, with what each is compared with.
         out: a new folder for the results; runs/RECIPE by default.
-        resume: go on with the recipe that was cut in `out`; those of generators cannot.
+        resume: go on with the recipe that was cut in `out`, as if it had not been.
     """
     if list or recipe is None:
         print(published.catalogue())

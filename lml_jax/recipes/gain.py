@@ -50,14 +50,20 @@ class Gain:
 
 
 def run_gain(
-    settings: Gain, out: str | Path, *, minutes: float | None = None, progress: bool = True
+    settings: Gain,
+    out: str | Path,
+    *,
+    minutes: float | None = None,
+    resume: bool = False,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Train VAML, choose strengths, compare; `metrics.json` and `params.npz` into `out`.
 
     Args:
         settings: what to run.
-        out: a folder that is absent or empty.
+        out: a folder that is absent or empty; with `resume`, also one of a run that was cut.
         minutes: of training VAML, at most.
+        resume: go on with that training from its newest checkpoint, bit for bit.
         progress: show bars.
 
     Returns:
@@ -70,8 +76,8 @@ def run_gain(
     s = settings
     if s.vaml.held_out < 1:
         raise ValueError("held_out must be at least 1 alphabet, to choose strengths on; got 0")
-    setup, folder = omniglot(s.vaml), open_folder(out)
-    state = trained(s.vaml, setup, folder, minutes=minutes, progress=progress)
+    setup, folder = omniglot(s.vaml), open_folder(out, resume=resume)
+    state, seconds = trained(s.vaml, setup, folder, minutes=minutes, progress=progress)
     begun = time.perf_counter()
     rows = [compared(s, setup, state, shots, progress=progress) for shots in s.shots]
     record = {
@@ -79,7 +85,7 @@ def run_gain(
         "data": "omniglot",
         "vaml_steps": int(state.step),
         "tests": rows,
-        "seconds": {"eval": time.perf_counter() - begun},
+        "seconds": {"train": seconds, "eval": time.perf_counter() - begun},
         "config": asdict(s),
         "versions": versions(),
     }
@@ -155,6 +161,6 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def recipe(settings: Gain, *, minutes: float | None = None) -> Callable[[Path], str]:
-    """(folder) -> report."""
-    return lambda out: table(run_gain(settings, out, minutes=minutes))
+def recipe(settings: Gain, *, minutes: float | None = None) -> Callable[..., str]:
+    """(folder, resume=False) -> report."""
+    return lambda out, **options: table(run_gain(settings, out, minutes=minutes, **options))

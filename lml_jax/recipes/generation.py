@@ -1,5 +1,6 @@
 """A generator that does not forget: the learner of `lifelong.generative` on digits, measured."""
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,13 +12,16 @@ import numpy as np
 from tqdm import tqdm
 
 from lml_jax import metrics
+from lml_jax.checkpoint import Keeper, keeper
 from lml_jax.lifelong.stream import StreamRun, run_stream
 from lml_jax.names import known
 from lml_jax.recipes.generators import DATA, GENERATORS, Generation, Made, build
 from lml_jax.recipes.judge import judge_of, watched
 from lml_jax.recipes.record import (
+    CHECKPOINTS,
     keeping_last_good,
     open_folder,
+    resumable,
     tree_bytes,
     versions,
     write_metrics,
@@ -32,22 +36,27 @@ def run_generation(
     *,
     arms: dict[str, dict[str, Any]],
     seeds: tuple[int, ...] = (0,),
+    resume: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Run the generative learner once for each arm and seed; metrics and sample grids into `out`.
 
+    `metrics.json` is written anew after each task; each arm and seed has checkpoints of its own.
+
     Args:
         settings: what the arms share.
-        out: a folder that is absent or empty.
+        out: a folder that is absent or empty; with `resume`, also one of a run that was cut.
         arms: by name, the settings that differ.
         seeds: each makes its own stream and start, shared by the arms.
+        resume: go on from the newest checkpoints in `out`, bit for bit.
         progress: show a bar.
 
     Returns:
         What `metrics.json` holds.
 
     Raises:
-        ValueError: for settings that cannot be run, before anything is trained.
+        ValueError: for settings that cannot be run, before anything is trained; for checkpoints
+            of other settings.
         train.DivergedError: if D, G or the classifier was not finite.
     """
     if not arms or not seeds:
@@ -57,24 +66,59 @@ def run_generation(
     for s in each.values():
         known(s.generator, GENERATORS, what="generator")
     made = {(name, seed): build(s, seed) for name, s in each.items() for seed in seeds}
-    folder = open_folder(out)
+    folder = open_folder(out, resume=resume)
+    judged = rows_in(folder)
     runs: list[dict[str, Any]] = []
+
+    def write(record: dict[str, Any]) -> None:
+        write_metrics(folder, {"runs": [*runs, record]})
+
     for (name, seed), parts in made.items():
-        with keeping_last_good(folder, about=f"{name}_seed{seed}"):
-            runs.append(run_one(each[name], name, seed, parts, folder, progress))
-        write_metrics(folder, {"runs": runs})
+        about, rows = f"{name}_seed{seed}", judged.get((name, seed), [])
+        kept = keeper(
+            folder / CHECKPOINTS / about,
+            config={**resumable(each[name]), "arm": name, "seed": seed},
+        )
+        with keeping_last_good(folder, about=about), kept as keeping:
+            record = run_one(each[name], name, seed, parts, rows, folder, write, progress, keeping)
+        runs.append(record)
     return {"runs": runs}
 
 
+def rows_in(folder: Path) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """What was said after each task, by arm and seed, in the metrics of a run that was cut."""
+    path = folder / "metrics.json"
+    runs = json.loads(path.read_text()).get("runs", []) if path.exists() else []
+    return {(run["arm"], run["seed"]): run["generator"] for run in runs}
+
+
 def run_one(
-    settings: Generation, name: str, seed: int, made: Made, folder: Path, progress: bool
+    settings: Generation,
+    name: str,
+    seed: int,
+    made: Made,
+    rows: list[dict[str, Any]],
+    folder: Path,
+    on_record: Callable[[dict[str, Any]], None],
+    progress: bool,
+    keeper: Keeper,
 ) -> dict[str, Any]:
-    """The record of one arm with one seed; a grid of samples after each task."""
+    """The record of one arm with one seed, of which `on_record` is told each row.
+
+    `rows` are those that were judged before the run was cut; a grid of samples is drawn after each.
+    """
     s, tasks = settings, settings.tasks
     assert made.generator is not None
     judge = judge_of(made.stream, made.generator, samples=s.samples, neighbours=s.neighbours)
     where: Any = {"about": name, "seed": seed, "folder": folder, "collapse": s.collapse}
-    rows: list[dict[str, Any]] = []
+
+    def record(row: int, so_far: StreamRun) -> dict[str, Any]:
+        if len(rows) < row:
+            raise ValueError(
+                f"{folder / 'metrics.json'} says of {name}, seed {seed}, what was measured after "
+                f"{len(rows)} tasks, and its checkpoint is of {row}: run it anew elsewhere"
+            )
+        return record_of(s, name, seed, rows[:row], so_far)
 
     with tqdm(total=tasks * s.steps, disable=not progress, desc=f"{name}, seed {seed}") as bar:
 
@@ -84,10 +128,11 @@ def run_one(
             bar.update(task * s.steps + done - bar.n)
 
         def on_row(row: int, so_far: StreamRun) -> None:
-            if row == 0:
-                return
-            own = so_far.state.generator
-            rows.append(watched(judge, made.stream, own, row, **where))
+            if int(so_far.state.step) == row * s.steps and row:
+                del rows[row - 1 :]
+                own = so_far.state.generator
+                rows.append(watched(judge, made.stream, own, row, **where))
+            on_record(record(row, so_far))
 
         run = run_stream(
             made.learner,
@@ -98,9 +143,18 @@ def run_one(
             chunk=min(s.steps, 250),
             on_chunk=on_chunk,
             on_row=on_row,
+            keeper=keeper,
         )
-    cas = np.stack([np.full(tasks, np.nan), *(found.pop("cas") for found in rows)])
-    warned = [found.pop("warning") for found in rows]
+    return record(tasks, run)
+
+
+def record_of(
+    s: Generation, name: str, seed: int, rows: list[dict[str, Any]], run: StreamRun
+) -> dict[str, Any]:
+    """Everything measured so far; `rows` are what was said of the generator after each task."""
+    cas = np.full((s.tasks + 1, s.tasks), np.nan)
+    for row, found in enumerate(rows, 1):
+        cas[row] = np.asarray(found["cas"], float)  # None is nan
     return {
         "learner": f"generative, {name}",
         "arm": name,
@@ -114,7 +168,7 @@ def run_one(
         **metrics.summary(run.R),
         **{f"{key}_cas": value for key, value in metrics.summary(cas).items()},
         "generator": rows,
-        "warnings": [message for message in warned if message],
+        "warnings": [found["warning"] for found in rows if found["warning"]],
         "seconds": run.seconds,
         "bytes": {
             "params": tree_bytes(run.state.train.params),
@@ -163,6 +217,8 @@ def table(result: dict[str, Any]) -> str:
 
 def recipe(
     settings: Generation, arms: dict[str, dict[str, Any]], *, seeds: tuple[int, ...] = (0, 1, 2)
-) -> Callable[[Path], str]:
-    """(folder) -> report: every arm with every seed."""
-    return lambda out: table(run_generation(settings, out, arms=arms, seeds=seeds))
+) -> Callable[..., str]:
+    """(folder, resume=False) -> report: every arm with every seed."""
+    return lambda out, **options: table(
+        run_generation(settings, out, arms=arms, seeds=seeds, **options)
+    )

@@ -1,7 +1,6 @@
 """A few-shot learner with and without MetaGAN: the same start and episodes, differences paired."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,22 @@ import optax
 from matplotlib.figure import Figure
 
 from lml_jax import generator_metrics, metrics, nets, plots, train
+from lml_jax.checkpoint import keeper
 from lml_jax.generative.codes import as_float
 from lml_jax.generative.metagan import metagan
 from lml_jax.recipes.build import learner_of, network_of, outer_rule_of
 from lml_jax.recipes.fewshot import scores_of
 from lml_jax.recipes.parts import METRIC, FewShot, Sampler, checked, tasks_of
-from lml_jax.recipes.progress import train_with_bar
-from lml_jax.recipes.record import keeping_last_good, open_folder, versions, write_metrics
-from lml_jax.types import Generator, Key, Learner, Metrics, Params
+from lml_jax.recipes.progress import Trained, train_with_bar
+from lml_jax.recipes.record import (
+    CHECKPOINTS,
+    keeping_last_good,
+    open_folder,
+    resumable,
+    versions,
+    write_metrics,
+)
+from lml_jax.types import Generator, Key, Learner, Params
 
 WATCHED = ("d_loss", "d_real", "d_fake", "d_accuracy", "g_loss", "spread")
 SHOWN = 4  # test tasks in a grid
@@ -47,7 +54,9 @@ class MetaGan:
     collapse: float = 0.5  # warn below this spread
 
 
-def run_pair(settings: MetaGan, out: str | Path, *, progress: bool = True) -> dict[str, Any]:
+def run_pair(
+    settings: MetaGan, out: str | Path, *, resume: bool = False, progress: bool = True
+) -> dict[str, Any]:
     """Train both arms, test both on the same episodes, and write what was found into `out`.
 
     Both begin with the same parameters of the learner and see the same training episodes. The
@@ -55,7 +64,8 @@ def run_pair(settings: MetaGan, out: str | Path, *, progress: bool = True) -> di
 
     Args:
         settings: what to run.
-        out: a folder that is absent or empty.
+        out: a folder that is absent or empty; with `resume`, also one of a run that was cut.
+        resume: go on from the newest checkpoint of each arm in `out`, bit for bit.
         progress: show a bar.
 
     Returns:
@@ -69,29 +79,25 @@ def run_pair(settings: MetaGan, out: str | Path, *, progress: bool = True) -> di
     s: Any = replace(settings, base=checked(settings.base))
     train_set, test_set, sample, test_sample = tasks_of(s.base)
     learner, generator = sharpened(s, steps=s.base.inner_steps, ways=s.base.train_ways)
-    folder = open_folder(out)
+    folder = open_folder(out, resume=resume)
     key_init, key_train, key_test = jax.random.split(jax.random.key(s.base.seed), 3)
     state = generator.init(key_init, sample(train_set, key_train).support.x[0])
-    history: list[Metrics] = []
     common = {"progress": progress, "key": key_train, "sample": sample, "data": train_set}
-    seconds = {}
     with keeping_last_good(folder):
-        begun = time.perf_counter()
-        plain = trained_alone(s, state.params["d"]["learner"], **common)
-        seconds["base"] = time.perf_counter() - begun
-        state = trained(s, generator.step, state, "with MetaGAN", watch=history.append, **common)
-        seconds["metagan"] = time.perf_counter() - begun - seconds["base"]
+        alone = trained_alone(s, folder, state.params["d"]["learner"], **common)
+        both = trained(s, folder, generator.step, state, "with MetaGAN", watch=WATCHED, **common)
+    state = both.state
     base, learner = one_step_each(s)
     tests = {"data": test_set, "sample": test_sample, "key": key_test, "progress": progress}
     record = {
         **compared(
             s.base,
-            scores_of(s.base, base, plain, **tests),
+            scores_of(s.base, base, alone.state.params, **tests),
             scores_of(s.base, learner, state.averaged, **tests),
         ),
-        **watched(history, s),
+        **watched(both.watched, s),
         "steps": int(state.step),
-        "seconds": seconds,
+        "seconds": {"base": alone.seconds, "metagan": both.seconds},
         "config": asdict(s),
         "versions": versions(),
     }
@@ -151,27 +157,32 @@ def one_step_each(s: Any) -> tuple[Learner, Learner]:
     return base, sharpened(s, steps=1, ways=s.base.ways)[0]
 
 
-def trained_alone(s: Any, params: Params, **common: Any) -> Params:
-    """The base learner's parameters after training from `params`."""
+def trained_alone(s: Any, folder: Path, params: Params, **common: Any) -> Trained:
+    """The base learner, trained from `params`."""
     learner = learner_of(
         s.base, network_of(s.base), steps=s.base.inner_steps, ways=s.base.train_ways
     )
     tx = outer_rule_of(s.base)
     step = train.make_train_step(train.episode_loss(learner), tx)
-    return trained(s, step, train.init_state(params, tx), "alone", **common).params
+    return trained(s, folder, step, train.init_state(params, tx), "alone", **common)
 
 
-def trained(s: Any, step: train.Step, state: Any, about: str, **common: Any) -> Any:
-    """The state after training; both arms draw the same episodes, by the number of the step."""
-    return train_with_bar(
-        step,
-        state=state,
-        steps=s.base.steps,
-        scan=jax.default_backend() != "cpu",  # convolutions inside a scan crawl there
-        chunk=max(1, min(50, s.base.steps // 20)),
-        about=f"train {s.base.learner} {about}",
-        **common,
-    ).state
+def trained(
+    s: Any, folder: Path, step: train.Step, state: Any, about: str, **common: Any
+) -> Trained:
+    """One arm, kept in `folder`; both draw the same episodes, by the number of the step."""
+    kept = keeper(folder / CHECKPOINTS / about.replace(" ", "_"), config=resumable(s))
+    with kept as keeping:
+        return train_with_bar(
+            step,
+            state=state,
+            steps=s.base.steps,
+            scan=jax.default_backend() != "cpu",  # convolutions inside a scan crawl there
+            chunk=max(1, min(50, s.base.steps // 20)),
+            about=f"train {s.base.learner} {about}",
+            keeper=keeping,
+            **common,
+        )
 
 
 def compared(base: Any, alone: np.ndarray, sharp: np.ndarray) -> dict[str, Any]:
@@ -204,11 +215,10 @@ def compared(base: Any, alone: np.ndarray, sharp: np.ndarray) -> dict[str, Any]:
     }
 
 
-def watched(history: Sequence[Metrics], s: Any) -> dict[str, Any]:
+def watched(history: dict[str, np.ndarray], s: Any) -> dict[str, Any]:
     """What D and G did over the last tenth of the training, and a warning of a collapse."""
     found: dict[str, Any] = {}
-    for name in WATCHED:
-        values = np.concatenate([np.asarray(chunk[name]) for chunk in history])
+    for name, values in history.items():
         last = values[-max(1, len(values) // 10) :]
         found[name] = float(np.mean(last[np.isfinite(last)])) if np.isfinite(last).any() else np.nan
     where = f" (MetaGAN on {s.base.learner}, seed {s.base.seed})"
@@ -234,15 +244,15 @@ def grid_of(
     return plots.sample_grid(np.asarray(jnp.stack(rows)), labels, title=title)
 
 
-def recipe(settings: MetaGan, *, seeds: int = 1) -> Callable[[Path], str]:
+def recipe(settings: MetaGan, *, seeds: int = 1) -> Callable[..., str]:
     """Runs `settings` with seeds 0, 1, ... into a folder each; (folder) -> a report."""
 
-    def run(out: Path) -> str:
-        folder = open_folder(out)
+    def run(out: Path, *, resume: bool = False) -> str:
+        folder = open_folder(out, resume=resume)
         runs = []
         for seed in range(seeds):
             own = replace(settings, base=replace(settings.base, seed=seed))
-            runs.append(run_pair(own, folder / f"seed{seed}"))
+            runs.append(run_pair(own, folder / f"seed{seed}", resume=resume))
             write_metrics(folder, {"runs": runs})
         return "\n".join(table(run) for run in runs)
 

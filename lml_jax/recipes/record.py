@@ -25,7 +25,7 @@ CHECKPOINTS = "checkpoints"  # in the folder of a run
 class Recipe(NamedTuple):
     """What is run, and what it is compared with.
 
-    `run` (folder) -> a report to print; those that keep checkpoints take `resume` as well.
+    `run` (folder, resume=False) -> a report to print.
     """
 
     about: str
@@ -58,7 +58,11 @@ def open_folder(out: str | os.PathLike[str], *, resume: bool = False) -> Path:
 
 def resumable(settings: Any) -> dict[str, Any]:
     """What a checkpoint must agree with: all settings but the folder that the data lies in."""
-    return {name: value for name, value in asdict(settings).items() if name != "data_dir"}
+
+    def own(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in items if name != "data_dir"}
+
+    return asdict(settings, dict_factory=own)
 
 
 def write_metrics(folder: Path, metrics: Any) -> Path:

@@ -13,6 +13,7 @@ from jax import Array
 from tqdm import tqdm
 
 from lml_jax import evaluate, metrics, nets
+from lml_jax.checkpoint import keeper
 from lml_jax.data.episodes import episodes, fewer_shots
 from lml_jax.data.sources import select
 from lml_jax.data.splits import omniglot_split
@@ -23,8 +24,10 @@ from lml_jax.generative.vaml_regression import vaml_regression
 from lml_jax.recipes.parts import Sampler
 from lml_jax.recipes.progress import train_with_bar
 from lml_jax.recipes.record import (
+    CHECKPOINTS,
     keeping_last_good,
     open_folder,
+    resumable,
     save_params,
     versions,
     write_metrics,
@@ -164,14 +167,20 @@ def outer_rule(s: Vaml) -> optax.GradientTransformation:
 
 
 def run_vaml(
-    settings: Vaml, out: str | Path, *, minutes: float | None = None, progress: bool = True
+    settings: Vaml,
+    out: str | Path,
+    *,
+    minutes: float | None = None,
+    resume: bool = False,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Train, test with each number of shots, and write `metrics.json` and `params.npz` into `out`.
 
     Args:
         settings: what to run.
-        out: a folder that is absent or empty.
+        out: a folder that is absent or empty; with `resume`, also one of a run that was cut.
         minutes: stop training after so many, even if fewer than `settings.steps` are done.
+        resume: go on from the newest checkpoint in `out`, bit for bit.
         progress: show a bar.
 
     Returns:
@@ -182,17 +191,16 @@ def run_vaml(
             `last_good.npz`.
     """
     setup = SETUPS[settings.data](settings)
-    folder = open_folder(out)
+    folder = open_folder(out, resume=resume)
+    state, seconds = trained(settings, setup, folder, minutes=minutes, progress=progress)
     begun = time.perf_counter()
-    state = trained(settings, setup, folder, minutes=minutes, progress=progress)
-    done = time.perf_counter()
     key_test = jax.random.split(jax.random.key(settings.seed), 3)[2]
     record = {
         "learner": "vaml",
         "data": settings.data,
         "steps": int(state.step),
         "tests": tested(settings, setup, state.params, key_test, progress=progress),
-        "seconds": {"train": done - begun, "eval": time.perf_counter() - done},
+        "seconds": {"train": seconds, "eval": time.perf_counter() - begun},
         "config": asdict(settings),
         "versions": versions(),
     }
@@ -202,16 +210,17 @@ def run_vaml(
 
 def trained(
     settings: Vaml, setup: Setup, folder: Path, *, minutes: float | None, progress: bool
-) -> TrainState:
-    """The state after training, its parameters written to `params.npz` in `folder`."""
+) -> tuple[TrainState, float]:
+    """The state after training and its seconds; checkpoints and `params.npz` are in `folder`."""
     s = settings
     key_init, key_train, _ = jax.random.split(jax.random.key(s.seed), 3)
     sample = fewer_shots(setup.sample, ways=s.ways, shots=s.shots, least=s.least_shots)
     state = setup.generator.init(key_init, sample(setup.train_set, key_train).support.x[0])
     # Convolutions inside a scan crawl on a CPU.
     scan = s.encoder == "mlp" or jax.default_backend() != "cpu"
-    with keeping_last_good(folder):
-        state = train_with_bar(
+    kept = keeper(folder / CHECKPOINTS, config=resumable(s))
+    with keeping_last_good(folder), kept as keeping:
+        run = train_with_bar(
             setup.generator.step,
             sample,
             state,
@@ -223,9 +232,10 @@ def trained(
             about=f"train vaml on {s.data}",
             minutes=minutes,
             progress=progress,
-        ).state
-    save_params(folder, state.params)
-    return state
+            keeper=keeping,
+        )
+    save_params(folder, run.state.params)
+    return run.state, run.seconds
 
 
 def tested(
@@ -252,11 +262,12 @@ def tested(
 def over_seeds(settings: Vaml, *, seeds: int = 1, minutes: float | None = None) -> Callable:
     """Runs `settings` with seeds 0, 1, ... into a folder each; (folder) -> a report."""
 
-    def run(out: Path) -> str:
-        open_folder(out)
+    def run(out: Path, *, resume: bool = False) -> str:
+        open_folder(out, resume=resume)
         lines = []
         for seed in range(seeds):
-            record = run_vaml(replace(settings, seed=seed), out / f"seed{seed}", minutes=minutes)
+            own, folder = replace(settings, seed=seed), out / f"seed{seed}"
+            record = run_vaml(own, folder, minutes=minutes, resume=resume)
             lines.append(
                 f"seed {seed}, {record['steps']} steps in {record['seconds']['train']:.0f} s, "
                 f"tested in {record['seconds']['eval']:.0f} s"

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from lml_jax.checkpoint import Stopped
+from lml_jax.lifelong.stream import run_stream
+from lml_jax.recipes import generation
 from lml_jax.recipes.generation import recipe, run_generation, table
 from lml_jax.recipes.generators import Generation, build
 
@@ -55,8 +58,41 @@ def test_arms_share_stream_and_start_and_a_report_names_them(tmp_path):
     assert [run["bytes"]["bank"] > 0 for run in runs] == [False, True]
 
 
+def test_a_run_that_was_cut_goes_on(tmp_path, monkeypatch):
+    def cut_at(*where):
+        def run(*args, on_chunk, **options):
+            def on_chunk_or_cut(task, done, values):
+                if (task, done) == where:
+                    raise Stopped("here")
+                on_chunk(task, done, values)
+
+            return run_stream(*args, **options | {"chunk": 2, "on_chunk": on_chunk_or_cut})
+
+        monkeypatch.setattr(generation, "run_stream", run)
+
+    def run(out, **options):
+        recipe(SMALL, {"align": {}}, seeds=(0,))(tmp_path / out, **options)
+        found = json.loads((tmp_path / out / "metrics.json").read_text())["runs"]
+        grids = [(tmp_path / out / f"samples_align_seed0_task{n}.png").read_bytes() for n in (1, 2)]
+        return [{name: run[name] for name in run if name != "seconds"} for run in found], grids
+
+    cut_at()
+    whole = run("whole")
+    cut_at(1, 4)  # in the middle of the second task, after its first half was saved
+    with pytest.raises(Stopped):
+        run("cut")
+    cut_at()
+    measured = tmp_path / "cut" / "metrics.json"
+    assert len(json.loads(measured.read_text())["runs"][0]["generator"]) == 1
+    assert run("cut", resume=True) == whole
+    assert run("cut", resume=True) == whole  # where nothing is left to do
+    measured.unlink()
+    with pytest.raises(ValueError, match="says of align, seed 0, what was measured after 0 tasks"):
+        run("cut", resume=True)
+
+
 def test_vaml_stands_in_for_the_gan(tmp_path):
-    arms = {name: {"transfer": name} for name in ("align", "none")}
+    arms = {"align": {"transfer": "align"}}
     settings = Generation(**{**SMALL.__dict__, "generator": "vaml", "code": 4, "sharpness": 4.0})
     result = run_generation(settings, tmp_path / "run", arms=arms, progress=False)
     assert [run["arm"] for run in result["runs"]] == list(arms)

@@ -4,13 +4,23 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
+from lml_jax.checkpoint import Stopped
+from lml_jax.recipes import metagan
 from lml_jax.recipes.generative import METAGAN, METAGAN_PROTONET
 from lml_jax.recipes.metagan import compared, recipe, run_pair
 from lml_jax.recipes.parts import FewShot, checked
+from lml_jax.recipes.progress import train_with_bar
 
 TINY = {"steps": 2, "episodes": 3, "queries": 1, "filters": 8, "meta_batch": 1, "data": "glyphs"}
 SMALL = {"encoder": (8,), "code": 4, "generator": (8,), "noise": 2, "collapse": 0.0}
+
+WITHOUT_WEIGHT = replace(
+    METAGAN_PROTONET,
+    base=replace(METAGAN_PROTONET.base, ways=2, train_ways=3, train_queries=1, **TINY),
+    weight=0.0, penalty=0.0, **SMALL,
+)  # fmt: skip
 
 
 def test_maml_with_and_without(tmp_path):
@@ -27,13 +37,33 @@ def test_maml_with_and_without(tmp_path):
 
 
 def test_without_weight_there_is_no_difference(tmp_path):
-    base = replace(METAGAN_PROTONET.base, ways=2, train_ways=3, train_queries=1, **TINY)
-    run = run_pair(
-        replace(METAGAN_PROTONET, base=base, weight=0.0, penalty=0.0, **SMALL),
-        tmp_path / "run", progress=False,
-    )  # fmt: skip
+    run = run_pair(WITHOUT_WEIGHT, tmp_path / "run", progress=False)
     assert run["difference"] == run["ci95_difference"] == 0
     assert run["steps"] == 2
+
+
+def test_a_pair_that_was_cut_goes_on(tmp_path, monkeypatch):
+    def cut(*args, keeper, about, **options):
+        def save(*run):
+            keeper.save(*run)
+            if "MetaGAN" in about:
+                raise Stopped("here")
+
+        return train_with_bar(*args, keeper=keeper._replace(save=save), about=about, **options)
+
+    run = recipe(WITHOUT_WEIGHT)
+    run(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(metagan, "train_with_bar", cut)
+        with pytest.raises(Stopped):
+            run(tmp_path / "cut")
+    run(tmp_path / "cut", resume=True)
+    whole, gone_on = (
+        json.loads((tmp_path / out / "seed0" / "metrics.json").read_text())
+        for out in ("whole", "cut")
+    )
+    del whole["seconds"], gone_on["seconds"]
+    assert gone_on == whole
 
 
 def test_differences_are_paired():

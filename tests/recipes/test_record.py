@@ -101,8 +101,6 @@ def test_a_protocol_that_was_cut_goes_on(tmp_path, monkeypatch):
         )
         del whole["seconds"], gone_on["seconds"]
         assert gone_on == whole
-    with pytest.raises(ValueError, match="vaml-sine keeps no checkpoints"):
-        published.reproduce("vaml-sine", tmp_path / "vaml", resume=True)
 
 
 def test_a_run_may_go_on_where_its_data_has_moved():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lml_jax.data.sources import from_arrays
+from lml_jax.recipes import vaml
 from lml_jax.recipes.gain import Gain, run_gain
 from lml_jax.recipes.gain import recipe as gain_recipe
 from lml_jax.recipes.vaml import SINE, Vaml, over_seeds, run_vaml, without_last
@@ -22,6 +23,22 @@ def test_sine_writes_what_it_promises(tmp_path):
         assert all(row["episodes"] == 3 and row["score"] > 0 for row in record["tests"])
         assert record["steps"] == 2
         assert record["config"]["seed"] == seed
+
+
+def test_a_run_that_was_cut_goes_on(tmp_path, monkeypatch):
+    run = over_seeds(replace(SINE, hidden=(8,), code=4, steps=2, meta_batch=2, episodes=3))
+    run(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(vaml, "tested", lambda *args, **options: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(tmp_path / "cut")
+    run(tmp_path / "cut", resume=True)
+    whole, gone_on = (
+        json.loads((tmp_path / out / "seed0" / "metrics.json").read_text())
+        for out in ("whole", "cut")
+    )
+    del whole["seconds"], gone_on["seconds"]
+    assert gone_on == whole
 
 
 @pytest.mark.parametrize("head", [False, True], ids=["evidence", "head"])
