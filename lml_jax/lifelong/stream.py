@@ -79,7 +79,8 @@ def run_stream(
         task_incremental: the task is told at test, so that R is R_task.
         params: begin from these, trained before; None for new ones.
         on_chunk: told (task, steps done, metrics [steps done]) while training.
-        on_row: told (i, the run so far) after row i is scored; later rows are nan.
+        on_row: told (i, the run so far) after row i is scored; later rows are nan. A run that goes
+            on in the middle of a task tells it of the next row first.
         keeper: from `checkpoint.keeper`. A run that it has kept goes on from there, bit for bit as
             if it had not been cut; it is saved after each chunk and each row.
 
@@ -134,7 +135,8 @@ def run_stream(
     jax.block_until_ready((end_task(run.state, first, key_end), before(run.state, 0, key_online)))
     scores = evaluate(run.state)
     run = _spent(run if start else _scored(run, 0, scores), "compile", begun)
-    on_row(start // steps, run)
+    if start % steps == 0:
+        on_row(start // steps, run)
 
     for i in range(start // steps, tasks):
         for done in range(int(run.state.step) - i * steps, steps, chunk):

@@ -11,12 +11,13 @@ import numpy as np
 import optax
 
 from lml_jax import train
+from lml_jax.checkpoint import Keeper, keeper
 from lml_jax.data.episodes import episodes
 from lml_jax.data.sources import omniglot
 from lml_jax.recipes.lifelong import run_lifelong
 from lml_jax.recipes.lifelong_parts import Lifelong, sizes
 from lml_jax.recipes.progress import train_with_bar
-from lml_jax.recipes.record import open_folder, write_metrics
+from lml_jax.recipes.record import CHECKPOINTS, open_folder, resumable, write_metrics
 from lml_jax.types import Key, Learner, Params, Task
 
 Arms = dict[str, dict[str, Any]]  # name -> settings of it; the first is compared with
@@ -45,8 +46,8 @@ def ablation(
     settings: Lifelong | None = None,
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
     start_steps: int = 2000,
-) -> Callable[[Path], str]:
-    """(folder) -> report: a learner with each arm's settings; same streams, starts and updates.
+) -> Callable[..., str]:
+    """(folder, resume=False) -> report: a learner with each arm's settings, all else the same.
 
     Args:
         learner: by the name that the command line has for it.
@@ -67,7 +68,11 @@ def ablation(
 
         def start(seed: int, learner: Learner) -> Params:
             if seed not in starts:
-                starts[seed] = meta_train(learner, base, seed, steps=start_steps)
+                config = {**resumable(base), "start_steps": start_steps, "seed": seed}
+                with keeper(folder / CHECKPOINTS / f"start_seed{seed}", config=config) as keeping:
+                    starts[seed] = meta_train(
+                        learner, base, seed, steps=start_steps, keeper=keeping
+                    )
             return starts[seed]
 
         runs: dict[str, list[dict[str, Any]]] = {}
@@ -88,7 +93,9 @@ def ablation(
     return run
 
 
-def meta_train(learner: Learner, settings: Lifelong, seed: int, *, steps: int) -> Params:
+def meta_train(
+    learner: Learner, settings: Lifelong, seed: int, *, steps: int, keeper: Keeper
+) -> Params:
     """Parameters meta-trained on background classes, over the head the stream will use.
 
     An episode's classes are dealt to random units of the head, so that all of them are trained
@@ -129,6 +136,7 @@ def meta_train(learner: Learner, settings: Lifelong, seed: int, *, steps: int) -
         scan=settings.net == "mlp",
         chunk=100,
         about=f"start, seed {seed}",
+        keeper=keeper,
     ).state.params
 
 

@@ -15,8 +15,8 @@ from lml_jax.recipes.record import open_folder, write_metrics
 CELLS = ((5, 1), (5, 5), (20, 1), (20, 5))
 
 
-def cells(settings: FewShot, *, of: Sequence[tuple[int, int]] = CELLS) -> Callable[[Path], str]:
-    """(folder) -> report: train once, test at each (ways, shots) of `of`."""
+def cells(settings: FewShot, *, of: Sequence[tuple[int, int]] = CELLS) -> Callable[..., str]:
+    """(folder, resume=False) -> report: train once, test at each (ways, shots) of `of`."""
 
     def run(out: Path, *, resume: bool = False) -> str:
         folder = open_folder(out, resume=resume)

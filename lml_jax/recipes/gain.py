@@ -15,9 +15,17 @@ from jax import Array
 from tqdm import tqdm
 
 from lml_jax import evaluate, metrics, nets
+from lml_jax.checkpoint import keeper
 from lml_jax.data.episodes import episodes
 from lml_jax.gain import Augment, Strength, generated, jittered, trained_from_nothing
-from lml_jax.recipes.record import open_folder, versions, write_metrics
+from lml_jax.recipes.record import (
+    CHECKPOINTS,
+    keeping_last_good,
+    open_folder,
+    resumable,
+    versions,
+    write_metrics,
+)
 from lml_jax.recipes.vaml import Setup, Vaml, omniglot, trained
 from lml_jax.types import Dataset, Key, Task, TrainState
 
@@ -77,15 +85,17 @@ def run_gain(
     if s.vaml.held_out < 1:
         raise ValueError("held_out must be at least 1 alphabet, to choose strengths on; got 0")
     setup, folder = omniglot(s.vaml), open_folder(out, resume=resume)
-    state, seconds = trained(s.vaml, setup, folder, minutes=minutes, progress=progress)
-    begun = time.perf_counter()
-    rows = [compared(s, setup, state, shots, progress=progress) for shots in s.shots]
+    kept = keeper(folder / CHECKPOINTS, config=resumable(s.vaml))
+    with keeping_last_good(folder), kept as keeping:
+        run = trained(s.vaml, setup, folder, keeping, minutes=minutes, progress=progress)
+        begun = time.perf_counter()
+        rows = [compared(s, setup, run.state, shots, progress=progress) for shots in s.shots]
     record = {
         "learner": "classifier from nothing, augmented by vaml",
         "data": "omniglot",
-        "vaml_steps": int(state.step),
+        "vaml_steps": int(run.state.step),
         "tests": rows,
-        "seconds": {"train": seconds, "eval": time.perf_counter() - begun},
+        "seconds": {"train": run.seconds, "eval": time.perf_counter() - begun},
         "config": asdict(s),
         "versions": versions(),
     }

@@ -1,8 +1,9 @@
 """A generator that does not forget: the learner of `lifelong.generative` on digits, measured."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import asdict, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from lml_jax.recipes.record import (
     write_metrics,
 )
 
+Arm = tuple[str, int]  # its name, and the seed
 SHOWN = ("loss", "d_loss", "spread", "bound")  # on the bar, as far as a generator has them
 
 
@@ -67,29 +69,45 @@ def run_generation(
         known(s.generator, GENERATORS, what="generator")
     made = {(name, seed): build(s, seed) for name, s in each.items() for seed in seeds}
     folder = open_folder(out, resume=resume)
-    judged = rows_in(folder)
-    runs: list[dict[str, Any]] = []
+    records = records_in(folder, made)
 
-    def write(record: dict[str, Any]) -> None:
-        write_metrics(folder, {"runs": [*runs, record]})
+    def write(record: dict[str, Any]) -> dict[str, Any]:
+        records[record["arm"], record["seed"]] = record
+        result = {"runs": [records[key] for key in made if key in records]}
+        write_metrics(folder, result)
+        return result
 
     for (name, seed), parts in made.items():
-        about, rows = f"{name}_seed{seed}", judged.get((name, seed), [])
+        about, rows = f"{name}_seed{seed}", rows_of(records.get((name, seed), {}))
         kept = keeper(
             folder / CHECKPOINTS / about,
             config={**resumable(each[name]), "arm": name, "seed": seed},
         )
         with keeping_last_good(folder, about=about), kept as keeping:
             record = run_one(each[name], name, seed, parts, rows, folder, write, progress, keeping)
-        runs.append(record)
-    return {"runs": runs}
+        result = write(record)
+    return result
 
 
-def rows_in(folder: Path) -> dict[tuple[str, int], list[dict[str, Any]]]:
-    """What was said after each task, by arm and seed, in the metrics of a run that was cut."""
+def records_in(folder: Path, made: Container[Arm]) -> dict[Arm, dict[str, Any]]:
+    """The records in the metrics of a run that was cut; ValueError if they are of other arms."""
     path = folder / "metrics.json"
-    runs = json.loads(path.read_text()).get("runs", []) if path.exists() else []
-    return {(run["arm"], run["seed"]): run["generator"] for run in runs}
+    found = json.loads(path.read_text()) if path.exists() else {"runs": []}
+    records = {(run.get("arm"), run.get("seed")): run for run in found.get("runs", [{}])}
+    for arm, seed in records:
+        if (arm, seed) not in made:
+            raise ValueError(f"{path} is of another run: it holds arm {arm}, seed {seed}")
+    return records
+
+
+def rows_of(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was said of the generator after each task, with nan for json's null."""
+
+    def number(name: str, value: Any) -> Any:
+        return np.nan if value is None and name != "warning" else value
+
+    rows = record.get("generator", [])
+    return [{name: number(name, value) for name, value in row.items()} for row in rows]
 
 
 def run_one(
@@ -99,7 +117,7 @@ def run_one(
     made: Made,
     rows: list[dict[str, Any]],
     folder: Path,
-    on_record: Callable[[dict[str, Any]], None],
+    on_record: Callable[[dict[str, Any]], Any],
     progress: bool,
     keeper: Keeper,
 ) -> dict[str, Any]:
@@ -109,7 +127,10 @@ def run_one(
     """
     s, tasks = settings, settings.tasks
     assert made.generator is not None
-    judge = judge_of(made.stream, made.generator, samples=s.samples, neighbours=s.neighbours)
+    # Made when it is first used, for it trains an embedding of larger images.
+    judge = cache(
+        partial(judge_of, made.stream, made.generator, samples=s.samples, neighbours=s.neighbours)
+    )
     where: Any = {"about": name, "seed": seed, "folder": folder, "collapse": s.collapse}
 
     def record(row: int, so_far: StreamRun) -> dict[str, Any]:
@@ -128,10 +149,10 @@ def run_one(
             bar.update(task * s.steps + done - bar.n)
 
         def on_row(row: int, so_far: StreamRun) -> None:
-            if int(so_far.state.step) == row * s.steps and row:
+            if row:
                 del rows[row - 1 :]
                 own = so_far.state.generator
-                rows.append(watched(judge, made.stream, own, row, **where))
+                rows.append(watched(judge(), made.stream, own, row, **where))
             on_record(record(row, so_far))
 
         run = run_stream(

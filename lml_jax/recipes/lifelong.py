@@ -128,8 +128,7 @@ def run_one(
 
     def on_row(row: int, so_far: StreamRun) -> None:
         record = record_of(settings, name, seed, row, so_far)
-        # Where a run goes on in the middle of a task, its generator is no longer that of `row`.
-        if judge and row and int(so_far.state.step) == row * steps:
+        if judge and row:
             record |= watched(judge, stream, so_far.state.generator, row, **where)
         records[row] = record
         on_record(record)

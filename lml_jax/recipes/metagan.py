@@ -83,21 +83,25 @@ def run_pair(
     key_init, key_train, key_test = jax.random.split(jax.random.key(s.base.seed), 3)
     state = generator.init(key_init, sample(train_set, key_train).support.x[0])
     common = {"progress": progress, "key": key_train, "sample": sample, "data": train_set}
-    with keeping_last_good(folder):
-        alone = trained_alone(s, folder, state.params["d"]["learner"], **common)
-        both = trained(s, folder, generator.step, state, "with MetaGAN", watch=WATCHED, **common)
-    state = both.state
     base, learner = one_step_each(s)
     tests = {"data": test_set, "sample": test_sample, "key": key_test, "progress": progress}
-    record = {
-        **compared(
+    kept = [keeper(folder / CHECKPOINTS / arm, config=resumable(s)) for arm in ("alone", "metagan")]
+    with keeping_last_good(folder), kept[0] as of_alone, kept[1] as of_sharp:
+        alone = trained_alone(s, state.params["d"]["learner"], keeper=of_alone, **common)
+        sharp = trained(
+            s, generator.step, state, "with MetaGAN", keeper=of_sharp, watch=WATCHED, **common
+        )
+        state = sharp.state
+        scores = compared(
             s.base,
             scores_of(s.base, base, alone.state.params, **tests),
             scores_of(s.base, learner, state.averaged, **tests),
-        ),
-        **watched(both.watched, s),
+        )
+    record = {
+        **scores,
+        **watched(sharp.watched, s),
         "steps": int(state.step),
-        "seconds": {"base": alone.seconds, "metagan": both.seconds},
+        "seconds": {"base": alone.seconds, "metagan": sharp.seconds},
         "config": asdict(s),
         "versions": versions(),
     }
@@ -157,32 +161,27 @@ def one_step_each(s: Any) -> tuple[Learner, Learner]:
     return base, sharpened(s, steps=1, ways=s.base.ways)[0]
 
 
-def trained_alone(s: Any, folder: Path, params: Params, **common: Any) -> Trained:
+def trained_alone(s: Any, params: Params, **common: Any) -> Trained:
     """The base learner, trained from `params`."""
     learner = learner_of(
         s.base, network_of(s.base), steps=s.base.inner_steps, ways=s.base.train_ways
     )
     tx = outer_rule_of(s.base)
     step = train.make_train_step(train.episode_loss(learner), tx)
-    return trained(s, folder, step, train.init_state(params, tx), "alone", **common)
+    return trained(s, step, train.init_state(params, tx), "alone", **common)
 
 
-def trained(
-    s: Any, folder: Path, step: train.Step, state: Any, about: str, **common: Any
-) -> Trained:
-    """One arm, kept in `folder`; both draw the same episodes, by the number of the step."""
-    kept = keeper(folder / CHECKPOINTS / about.replace(" ", "_"), config=resumable(s))
-    with kept as keeping:
-        return train_with_bar(
-            step,
-            state=state,
-            steps=s.base.steps,
-            scan=jax.default_backend() != "cpu",  # convolutions inside a scan crawl there
-            chunk=max(1, min(50, s.base.steps // 20)),
-            about=f"train {s.base.learner} {about}",
-            keeper=keeping,
-            **common,
-        )
+def trained(s: Any, step: train.Step, state: Any, about: str, **common: Any) -> Trained:
+    """One arm; both draw the same episodes, by the number of the step."""
+    return train_with_bar(
+        step,
+        state=state,
+        steps=s.base.steps,
+        scan=jax.default_backend() != "cpu",  # convolutions inside a scan crawl there
+        chunk=max(1, min(50, s.base.steps // 20)),
+        about=f"train {s.base.learner} {about}",
+        **common,
+    )
 
 
 def compared(base: Any, alone: np.ndarray, sharp: np.ndarray) -> dict[str, Any]:
@@ -218,7 +217,8 @@ def compared(base: Any, alone: np.ndarray, sharp: np.ndarray) -> dict[str, Any]:
 def watched(history: dict[str, np.ndarray], s: Any) -> dict[str, Any]:
     """What D and G did over the last tenth of the training, and a warning of a collapse."""
     found: dict[str, Any] = {}
-    for name, values in history.items():
+    for name in WATCHED:
+        values = history[name]
         last = values[-max(1, len(values) // 10) :]
         found[name] = float(np.mean(last[np.isfinite(last)])) if np.isfinite(last).any() else np.nan
     where = f" (MetaGAN on {s.base.learner}, seed {s.base.seed})"
@@ -245,7 +245,7 @@ def grid_of(
 
 
 def recipe(settings: MetaGan, *, seeds: int = 1) -> Callable[..., str]:
-    """Runs `settings` with seeds 0, 1, ... into a folder each; (folder) -> a report."""
+    """Seeds 0, 1, ... into a folder each; (folder, resume=False) -> a report."""
 
     def run(out: Path, *, resume: bool = False) -> str:
         folder = open_folder(out, resume=resume)

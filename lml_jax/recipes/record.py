@@ -36,6 +36,8 @@ class Recipe(NamedTuple):
 def open_folder(out: str | os.PathLike[str], *, resume: bool = False) -> Path:
     """A folder for a new run, made if it is absent; or that of a run that is to go on.
 
+    Empty folders in it, of a run that was cut before it kept anything, are nothing.
+
     Raises:
         FileExistsError: if it holds anything but, with `resume`, a run with checkpoints; nothing
             that another run wrote is ever overwritten.
@@ -43,7 +45,7 @@ def open_folder(out: str | os.PathLike[str], *, resume: bool = False) -> Path:
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file, expected a folder for the run")
-    if folder.exists() and any(folder.iterdir()):
+    if any(path.is_file() for path in folder.rglob("*")):
         kept = next(folder.rglob(CHECKPOINTS), None) is not None  # a run, or one of many in it
         if not (resume and kept):
             raise FileExistsError(
@@ -57,12 +59,19 @@ def open_folder(out: str | os.PathLike[str], *, resume: bool = False) -> Path:
 
 
 def resumable(settings: Any) -> dict[str, Any]:
-    """What a checkpoint must agree with: all settings but the folder that the data lies in."""
+    """What a checkpoint must agree with: all settings but the folder that the data lies in.
 
-    def own(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {name: value for name, value in items if name != "data_dir"}
+    Those of settings within them are named as in `base.steps`.
+    """
 
-    return asdict(settings, dict_factory=own)
+    def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+        for name, value in values.items():
+            if isinstance(value, dict):
+                yield from flat(value, f"{prefix}{name}.")
+            elif name != "data_dir":
+                yield prefix + name, value
+
+    return dict(flat(asdict(settings)))
 
 
 def write_metrics(folder: Path, metrics: Any) -> Path:

@@ -42,8 +42,8 @@ PUBLISHED = {
 }
 
 
-def sequence(settings: FewShot, *, draws: int = 20, seeds: int = 1) -> Callable[[Path], str]:
-    """(folder) -> report: train an embedding, then learn sequences of 600 unseen classes with it.
+def sequence(settings: FewShot, *, draws: int = 20, seeds: int = 1) -> Callable[..., str]:
+    """(folder, resume=False) -> report: an embedding, then sequences of 600 unseen classes.
 
     Args:
         settings: of the training; `gemcl`, whose prior the Gaussian heads use.

@@ -13,7 +13,7 @@ from jax import Array
 from tqdm import tqdm
 
 from lml_jax import evaluate, metrics, nets
-from lml_jax.checkpoint import keeper
+from lml_jax.checkpoint import Keeper, keeper
 from lml_jax.data.episodes import episodes, fewer_shots
 from lml_jax.data.sources import select
 from lml_jax.data.splits import omniglot_split
@@ -22,7 +22,7 @@ from lml_jax.generative.posterior import Weights
 from lml_jax.generative.vaml import mlp_parts, vaml
 from lml_jax.generative.vaml_regression import vaml_regression
 from lml_jax.recipes.parts import Sampler
-from lml_jax.recipes.progress import train_with_bar
+from lml_jax.recipes.progress import Trained, train_with_bar
 from lml_jax.recipes.record import (
     CHECKPOINTS,
     keeping_last_good,
@@ -32,7 +32,7 @@ from lml_jax.recipes.record import (
     versions,
     write_metrics,
 )
-from lml_jax.types import Dataset, Generator, Key, Learner, Params, Task, TrainState
+from lml_jax.types import Dataset, Generator, Key, Learner, Params, Task
 
 
 @dataclass(frozen=True)
@@ -192,15 +192,18 @@ def run_vaml(
     """
     setup = SETUPS[settings.data](settings)
     folder = open_folder(out, resume=resume)
-    state, seconds = trained(settings, setup, folder, minutes=minutes, progress=progress)
-    begun = time.perf_counter()
     key_test = jax.random.split(jax.random.key(settings.seed), 3)[2]
+    kept = keeper(folder / CHECKPOINTS, config=resumable(settings))
+    with keeping_last_good(folder), kept as keeping:
+        run = trained(settings, setup, folder, keeping, minutes=minutes, progress=progress)
+        begun = time.perf_counter()
+        tests = tested(settings, setup, run.state.params, key_test, progress=progress)
     record = {
         "learner": "vaml",
         "data": settings.data,
-        "steps": int(state.step),
-        "tests": tested(settings, setup, state.params, key_test, progress=progress),
-        "seconds": {"train": seconds, "eval": time.perf_counter() - begun},
+        "steps": int(run.state.step),
+        "tests": tests,
+        "seconds": {"train": run.seconds, "eval": time.perf_counter() - begun},
         "config": asdict(settings),
         "versions": versions(),
     }
@@ -209,33 +212,37 @@ def run_vaml(
 
 
 def trained(
-    settings: Vaml, setup: Setup, folder: Path, *, minutes: float | None, progress: bool
-) -> tuple[TrainState, float]:
-    """The state after training and its seconds; checkpoints and `params.npz` are in `folder`."""
+    settings: Vaml,
+    setup: Setup,
+    folder: Path,
+    keeper: Keeper,
+    *,
+    minutes: float | None,
+    progress: bool,
+) -> Trained:
+    """The run after training, its parameters written to `params.npz` in `folder`."""
     s = settings
     key_init, key_train, _ = jax.random.split(jax.random.key(s.seed), 3)
     sample = fewer_shots(setup.sample, ways=s.ways, shots=s.shots, least=s.least_shots)
     state = setup.generator.init(key_init, sample(setup.train_set, key_train).support.x[0])
     # Convolutions inside a scan crawl on a CPU.
     scan = s.encoder == "mlp" or jax.default_backend() != "cpu"
-    kept = keeper(folder / CHECKPOINTS, config=resumable(s))
-    with keeping_last_good(folder), kept as keeping:
-        run = train_with_bar(
-            setup.generator.step,
-            sample,
-            state,
-            setup.train_set,
-            key_train,
-            steps=s.steps,
-            scan=scan,
-            chunk=1000 if s.data == "sine" else 50,
-            about=f"train vaml on {s.data}",
-            minutes=minutes,
-            progress=progress,
-            keeper=keeping,
-        )
+    run = train_with_bar(
+        setup.generator.step,
+        sample,
+        state,
+        setup.train_set,
+        key_train,
+        steps=s.steps,
+        scan=scan,
+        chunk=1000 if s.data == "sine" else 50,
+        about=f"train vaml on {s.data}",
+        minutes=minutes,
+        progress=progress,
+        keeper=keeper,
+    )
     save_params(folder, run.state.params)
-    return run.state, run.seconds
+    return run
 
 
 def tested(
@@ -260,7 +267,7 @@ def tested(
 
 
 def over_seeds(settings: Vaml, *, seeds: int = 1, minutes: float | None = None) -> Callable:
-    """Runs `settings` with seeds 0, 1, ... into a folder each; (folder) -> a report."""
+    """Seeds 0, 1, ... into a folder each; (folder, resume=False) -> a report."""
 
     def run(out: Path, *, resume: bool = False) -> str:
         open_folder(out, resume=resume)

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 from lml_jax.checkpoint import Stopped
 from lml_jax.lifelong.stream import run_stream
-from lml_jax.recipes import generation
+from lml_jax.recipes import generation, judge
 from lml_jax.recipes.generation import recipe, run_generation, table
 from lml_jax.recipes.generators import Generation, build
 
@@ -18,6 +18,11 @@ pytest.importorskip("sklearn")
 SMALL = Generation(
     tasks=2, steps=4, batch=16, hidden=16, classifier=16, samples=20, noise=4, collapse=0.0
 )
+
+
+@pytest.fixture(autouse=True)
+def quick_measures(monkeypatch):
+    monkeypatch.setattr(judge, "FITTED", 50)
 
 
 def test_a_run_writes_its_measures_and_its_grids(tmp_path):
@@ -59,14 +64,20 @@ def test_arms_share_stream_and_start_and_a_report_names_them(tmp_path):
 
 
 def test_a_run_that_was_cut_goes_on(tmp_path, monkeypatch):
-    def cut_at(*where):
-        def run(*args, on_chunk, **options):
+    def cut_at(*where, saved=np.inf):
+        def run(*args, on_chunk, keeper, **options):
+            def save(step, *run):
+                if step <= saved:
+                    keeper.save(step, *run)
+
             def on_chunk_or_cut(task, done, values):
                 if (task, done) == where:
                     raise Stopped("here")
                 on_chunk(task, done, values)
 
-            return run_stream(*args, **options | {"chunk": 2, "on_chunk": on_chunk_or_cut})
+            kept = keeper._replace(save=save)
+            own = {"chunk": 2, "on_chunk": on_chunk_or_cut, "keeper": kept}
+            return run_stream(*args, **options | own)
 
         monkeypatch.setattr(generation, "run_stream", run)
 
@@ -78,17 +89,22 @@ def test_a_run_that_was_cut_goes_on(tmp_path, monkeypatch):
 
     cut_at()
     whole = run("whole")
-    cut_at(1, 4)  # in the middle of the second task, after its first half was saved
-    with pytest.raises(Stopped):
-        run("cut")
-    cut_at()
-    measured = tmp_path / "cut" / "metrics.json"
-    assert len(json.loads(measured.read_text())["runs"][0]["generator"]) == 1
-    assert run("cut", resume=True) == whole
-    assert run("cut", resume=True) == whole  # where nothing is left to do
+    # In the middle of the second task: its first half was saved, or only half of the first task.
+    for out, saved in (("saved", np.inf), ("behind", 2)):
+        cut_at(1, 4, saved=saved)
+        with pytest.raises(Stopped):
+            run(out)
+        measured = tmp_path / out / "metrics.json"
+        assert len(json.loads(measured.read_text())["runs"][0]["generator"]) == 1
+        cut_at()
+        assert run(out, resume=True) == whole
+    cut_at(0, 0)
+    assert run(out, resume=True) == whole  # where nothing is left to do
+    with pytest.raises(ValueError, match="of another run: it holds arm align, seed 0"):
+        recipe(SMALL, {"other": {}}, seeds=(0,))(tmp_path / out, resume=True)
     measured.unlink()
     with pytest.raises(ValueError, match="says of align, seed 0, what was measured after 0 tasks"):
-        run("cut", resume=True)
+        run(out, resume=True)
 
 
 def test_vaml_stands_in_for_the_gan(tmp_path):

@@ -44,14 +44,15 @@ def test_without_weight_there_is_no_difference(tmp_path):
 
 def test_a_pair_that_was_cut_goes_on(tmp_path, monkeypatch):
     def cut(*args, keeper, about, **options):
-        def save(*run):
-            keeper.save(*run)
-            if "MetaGAN" in about:
+        def save(step, *run):
+            keeper.save(step, *run)
+            if "MetaGAN" in about and step == 19:
                 raise Stopped("here")
 
         return train_with_bar(*args, keeper=keeper._replace(save=save), about=about, **options)
 
-    run = recipe(WITHOUT_WEIGHT)
+    base = replace(WITHOUT_WEIGHT.base, steps=20)  # so that two steps are watched
+    run = recipe(replace(WITHOUT_WEIGHT, base=base, weight=0.5))
     run(tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(metagan, "train_with_bar", cut)

@@ -8,10 +8,17 @@ import pytest
 from lml_jax.checkpoint import Stopped
 from lml_jax.recipes import ablation, published
 from lml_jax.recipes.fewshot import run_fewshot, summary_of
+from lml_jax.recipes.generative import METAGAN
 from lml_jax.recipes.lifelong_parts import Lifelong
 from lml_jax.recipes.parts import FewShot, checked
 from lml_jax.recipes.published import few_shot
-from lml_jax.recipes.record import load_params, resumable, save_params, write_metrics
+from lml_jax.recipes.record import (
+    load_params,
+    open_folder,
+    resumable,
+    save_params,
+    write_metrics,
+)
 
 
 def test_parameters_come_back(tmp_path):
@@ -107,3 +114,17 @@ def test_a_run_may_go_on_where_its_data_has_moved():
     here, there = (resumable(Lifelong(data_dir=folder)) for folder in ("here", "there"))
     assert here == there
     assert here != resumable(Lifelong(steps=7))
+
+
+def test_a_run_that_was_cut_before_it_kept_anything_begins_anew(tmp_path):
+    (tmp_path / "run" / "seed0" / "checkpoints").mkdir(parents=True)
+    for resume in (False, True):
+        assert open_folder(tmp_path / "run", resume=resume) == tmp_path / "run"
+    (tmp_path / "run" / "seed0" / "params.npz").write_text("")
+    with pytest.raises(FileExistsError, match=r"holds another run \(seed0, ...\): .* by --resume"):
+        open_folder(tmp_path / "run")
+
+
+def test_a_checkpoint_names_the_setting_within_settings_that_differs():
+    assert resumable(METAGAN)["base.steps"] == METAGAN.base.steps
+    assert "base.data_dir" not in resumable(METAGAN)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lml_jax import train
 from lml_jax.data.sources import from_arrays
 from lml_jax.recipes import vaml
 from lml_jax.recipes.gain import Gain, run_gain
@@ -32,7 +33,9 @@ def test_a_run_that_was_cut_goes_on(tmp_path, monkeypatch):
         patch.setattr(vaml, "tested", lambda *args, **options: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(tmp_path / "cut")
-    run(tmp_path / "cut", resume=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "run", lambda *args, **options: pytest.fail("trained again"))
+        run(tmp_path / "cut", resume=True)
     whole, gone_on = (
         json.loads((tmp_path / out / "seed0" / "metrics.json").read_text())
         for out in ("whole", "cut")
