@@ -16,8 +16,8 @@ import optax
 
 from lml_jax import nets, plots
 from lml_jax.learners.maml import maml
-from lml_jax.lifelong.head import Head
-from lml_jax.lifelong.maml import lifelong_maml
+from lml_jax.lifelong.label_space import Head
+from lml_jax.lifelong.lifelong_maml import lifelong_maml
 from lml_jax.types import Batch, Task
 
 TASKS = (1, 10, 100, 1_000)

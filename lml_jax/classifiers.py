@@ -14,8 +14,7 @@ import numpy as np
 from jax import Array
 
 from lml_jax import losses
-from lml_jax.concrete import concrete
-from lml_jax.names import known
+from lml_jax.checks import concrete, known
 from lml_jax.types import Batch, Key, Learner, Net, Params
 
 DISTANCES = ("squared", "euclidean")

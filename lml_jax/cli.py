@@ -9,10 +9,12 @@ import tyro
 from lml_jax.bench import race
 from lml_jax.bench.contestants import WORKLOADS
 from lml_jax.checkpoint import Stopped
-from lml_jax.recipes import fewshot as few
-from lml_jax.recipes import lifelong_parts as life
-from lml_jax.recipes import parts, published, report
-from lml_jax.recipes.lifelong import run_lifelong
+from lml_jax.experiments import published
+from lml_jax.experiments.fewshot import run as few
+from lml_jax.experiments.fewshot import settings as parts
+from lml_jax.experiments.lifelong import report
+from lml_jax.experiments.lifelong import settings as life
+from lml_jax.experiments.lifelong.run import run_lifelong
 from lml_jax.train import DivergedError
 
 Flat = tyro.conf.arg(name="")  # the fields of a record as options of their own

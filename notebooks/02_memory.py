@@ -26,8 +26,8 @@ from matplotlib.figure import Figure
 
 import lml_jax as lml
 from lml_jax.learners.protonet import protonet
-from lml_jax.lifelong.draws import contents
-from lml_jax.lifelong.memory import memory_learner
+from lml_jax.lifelong._draws import contents
+from lml_jax.lifelong.memory_replay import memory_learner
 
 key = jax.random.key(0)
 data = lml.glyphs()

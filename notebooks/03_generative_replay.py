@@ -23,6 +23,7 @@ import optax
 from IPython.display import display
 
 import lml_jax as lml
+from lml_jax.metrics import trained
 
 key = jax.random.key(0)
 
@@ -86,9 +87,9 @@ def lifelong(transfer):
 
 # %%
 judge_net = lml.nets.mlp([128], stream.classes)
-fit = lml.evaluate.classifier(judge_net, optax.adam(2e-3), steps=400, batch_size=128)
+fit = trained.classifier(judge_net, optax.adam(2e-3), steps=400, batch_size=128)
 tests = [stream.test(j) for j in range(stream.tasks)]
-cas_of = jax.jit(lml.evaluate.classification_scores(judge_net, fit))
+cas_of = jax.jit(trained.classification_scores(judge_net, fit))
 task_of = np.asarray(stream.members).argmax(axis=0)
 
 

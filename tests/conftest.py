@@ -1,6 +1,7 @@
 """Settings of the whole suite."""
 
 import gc
+import itertools
 import os
 from importlib.metadata import version
 
@@ -13,6 +14,7 @@ if version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
 
 import jax
+import numpy as np
 import pytest
 
 # Shapes that only fit by accident are errors here, as warnings are.
@@ -41,6 +43,19 @@ def optimized():
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", quick)
+
+
+@pytest.fixture
+def assert_disjoint():
+    """Assert that no example of one data set occurs, byte for byte, in another."""
+
+    def check(**parts):
+        rows = {name: {row.tobytes() for row in np.asarray(p.x)} for name, p in parts.items()}
+        for one, other in itertools.combinations(rows, 2):
+            shared = rows[one] & rows[other]
+            assert not shared, f"{one} and {other} share {len(shared)} examples"
+
+    return check
 
 
 @pytest.fixture(scope="session")

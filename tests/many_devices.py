@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 
 import lml_jax as lml
 from lml_jax import nets, parallel
-from lml_jax.conv import conv2d
+from lml_jax.nets._batched_conv import conv2d
 from lml_jax.types import Batch, Net, Task
 
 SEED = 0  # not a key: jax.distributed starts before anything is computed

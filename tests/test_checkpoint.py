@@ -1,4 +1,4 @@
-"""One process at a time; tests/recipes/test_resume.py kills some."""
+"""One process at a time; tests/experiments/test_resume.py kills some."""
 
 import os
 import shutil

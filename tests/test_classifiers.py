@@ -8,14 +8,7 @@ import pytest
 from scipy import stats
 
 from lml_jax import losses
-from lml_jax.classifiers import (
-    Moments,
-    gaussian,
-    merge,
-    moments_of,
-    nearest_mean,
-    no_moments,
-)
+from lml_jax.classifiers import Moments, gaussian, merge, moments_of, nearest_mean, no_moments
 
 CLASSIFIERS = {
     "squared": lambda c: nearest_mean(c),

@@ -9,8 +9,8 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from lml_jax import conv
-from lml_jax.conv import conv2d
+from lml_jax.nets import _batched_conv as conv
+from lml_jax.nets._batched_conv import conv2d
 
 # (images, kernel, stride): odd and even sizes, one channel, 1x1 images, kernels not square
 CASES = [

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from lml_jax import metrics, nets
-from lml_jax.evaluate import classification_scores, classifier, two_sample_score
+from lml_jax.metrics.trained import classification_scores, classifier, two_sample_score
 from lml_jax.types import Batch
 
 KEY = jax.random.key(0)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from lml_jax.files import replacing
+from lml_jax.atomic_write import replacing
 
 
 def write_half(path: Path) -> None:

@@ -9,10 +9,13 @@ import pytest
 
 from lml_jax import cli
 from lml_jax.bench import race
-from lml_jax.data import cache
-from lml_jax.data.sources import from_arrays, mnist, omniglot
-from lml_jax.recipes import fewshot, lifelong
-from lml_jax.recipes.record import load_params, save_params
+from lml_jax.data import _cache as cache
+from lml_jax.data.arrays import from_arrays
+from lml_jax.data.mnist import mnist
+from lml_jax.data.omniglot import omniglot
+from lml_jax.experiments.fewshot import run as fewshot
+from lml_jax.experiments.lifelong import run as lifelong
+from lml_jax.experiments.record import load_params, save_params
 
 VALUES = ["", "x", "-1", "0", "nan", "1e309", "½", "None", "--", "9" * 30, "../..", "\x00", "[1]"]
 NAMES = {

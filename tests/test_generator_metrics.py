@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lml_jax import generator_metrics as gm
+from lml_jax.metrics import generators as gm
 
 VARIANTS = pytest.mark.parametrize("variant", [lambda f, **kw: f, jax.jit])
 

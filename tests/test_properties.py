@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from lml_jax import memory, metrics
+from lml_jax.data.arrays import from_arrays
 from lml_jax.data.episodes import episodes
-from lml_jax.data.sources import from_arrays
 from lml_jax.data.streams import class_incremental
 
 # The same inputs in every run, and no clock: a shared machine may be slow.

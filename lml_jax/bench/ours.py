@@ -15,7 +15,7 @@ from lml_jax.bench.work import Arrays, Episodes, Run
 from lml_jax.learners.maml import maml
 from lml_jax.learners.protonet import protonet
 from lml_jax.lifelong.baselines import finetune
-from lml_jax.lifelong.head import Head
+from lml_jax.lifelong.label_space import Head
 from lml_jax.parallel import BatchLoss
 from lml_jax.train import episode_loss, init_state, make_runner, make_train_step
 from lml_jax.types import Batch, Learner, LifelongLearner, Loss, Net, Params, Task

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from lml_jax import plots
 from lml_jax.bench.contestants import OURS, WORKLOADS
-from lml_jax.names import known
-from lml_jax.recipes.record import open_folder, versions, write_metrics
+from lml_jax.checks import known
+from lml_jax.experiments.record import open_folder, versions, write_metrics
 
 
 class Process:

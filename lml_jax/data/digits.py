@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lml_jax.data.sources import from_arrays
+from lml_jax.data.arrays import from_arrays
 from lml_jax.types import Dataset
 
 

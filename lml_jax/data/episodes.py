@@ -57,7 +57,7 @@ def episodes(
             smallest class has examples.
 
     Example:
-        >>> from lml_jax.data.sources import from_arrays
+        >>> from lml_jax.data.arrays import from_arrays
         >>> data = from_arrays(jnp.arange(12.0).reshape(6, 2), jnp.array([0, 0, 1, 1, 2, 2]))
         >>> sample = episodes(data, tasks=4, ways=2, shots=1, queries=1)
         >>> sample(data, jax.random.key(0)).support.x.shape

@@ -14,8 +14,8 @@ import matplotlib
 import numpy as np
 import PIL
 
-from lml_jax.data.cache import Arrays, cached
-from lml_jax.data.sources import from_arrays
+from lml_jax.data._cache import Arrays, cached
+from lml_jax.data.arrays import from_arrays
 from lml_jax.types import Dataset
 
 _FORMAT = 1  # raise it when the same arguments give other images

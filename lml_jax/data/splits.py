@@ -8,8 +8,9 @@ from importlib import resources
 
 import numpy as np
 
-from lml_jax.data.sources import omniglot, select
-from lml_jax.names import known
+from lml_jax.checks import known
+from lml_jax.data.arrays import select
+from lml_jax.data.omniglot import omniglot
 from lml_jax.types import Dataset
 
 _BACKGROUND, _ALL = 964, 1623

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from lml_jax import losses
+from lml_jax.checks import known
 from lml_jax.classifiers import check_complete, width_of
-from lml_jax.names import known
 from lml_jax.types import Batch, Context, Key, Learner, Net, Params
 
 KERNELS = ("cosine", "squared")

@@ -9,14 +9,8 @@ import optax
 from jax import Array
 
 from lml_jax.lifelong import history
-from lml_jax.lifelong.gradient import (
-    begin,
-    drawn_batch,
-    head_loss,
-    labels_of,
-    lifelong_learner,
-)
-from lml_jax.lifelong.head import Head, training_mask
+from lml_jax.lifelong._base import begin, drawn_batch, head_loss, labels_of, lifelong_learner
+from lml_jax.lifelong.label_space import Head, training_mask
 from lml_jax.parallel import BatchLoss, vmap_mean
 from lml_jax.types import Batch, Key, Learner, LifelongLearner, Loss, Metrics, Params, Task
 

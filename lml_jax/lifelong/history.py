@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from lml_jax.checks import known
 from lml_jax.memory import Bank, task_indexed
-from lml_jax.names import known
 from lml_jax.types import Batch, Key, MemoryBank
 
 FORMS = ("normalised", "mean", "sum")

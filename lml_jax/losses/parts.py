@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lml_jax.concrete import concrete
+from lml_jax.checks import concrete
 from lml_jax.types import Batch
 
 

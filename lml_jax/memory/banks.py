@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from lml_jax.concrete import concrete
-from lml_jax.names import known
+from lml_jax.checks import concrete, known
 from lml_jax.types import Key, MemoryBank
 
 Of = Callable[[Any], Array]  # a batch of items -> something of each, [n, ...]

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from lml_jax.nets.feedforward import Linear, Mlp, check_positive
+from lml_jax.checks import check_positive
+from lml_jax.nets.feedforward import Linear, Mlp
 from lml_jax.types import ConditionalNet, Params
 
 _leaky = partial(nn.leaky_relu, negative_slope=0.2)

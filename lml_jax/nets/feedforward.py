@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from lml_jax.conv import conv2d
-from lml_jax.names import known
+from lml_jax.checks import check_positive, known
+from lml_jax.nets._batched_conv import conv2d
 from lml_jax.types import Key, Net, Params
 
 Norm = Literal["transductive", "group"]
@@ -102,13 +102,6 @@ def conv4(
     module = _Conv4(outputs, filters, pool, groups, eps)
     least = 16 if pool else 1
     return _net(module, "conv4", _as_images(least), freezes=norm == "transductive")
-
-
-def check_positive(**sizes: int) -> None:
-    """Raise ValueError, naming it, for a size below 1."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
 
 
 def _net(

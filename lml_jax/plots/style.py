@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lml_jax.files import replacing
+from lml_jax.atomic_write import replacing
 
 Run = Mapping[str, Any]  # one record of metrics.json
 Runs = Run | Sequence[Run]  # the file, one record, or a list of records

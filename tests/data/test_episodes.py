@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lml_jax.data.arrays import from_arrays
 from lml_jax.data.episodes import draw_examples, episodes, fewer_shots, rotate90
-from lml_jax.data.sources import from_arrays
 from lml_jax.data.synthetic import sinusoids
 
 KEY = jax.random.key(0)

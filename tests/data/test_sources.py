@@ -6,15 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lml_jax.data.cache import cache_dir, cached
-from lml_jax.data.sources import (
-    check_disjoint,
-    from_arrays,
-    mnist,
-    omniglot,
-    rotations,
-    select,
-)
+from lml_jax.data._cache import cache_dir, cached
+from lml_jax.data.arrays import from_arrays, rotations, select
+from lml_jax.data.mnist import mnist
+from lml_jax.data.omniglot import omniglot
 
 IMAGES = np.arange(6 * 4 * 4, dtype=np.uint8).reshape(6, 4, 4)
 LABELS = np.array([1, 0, 2, 1, 1, 0])
@@ -115,13 +110,6 @@ def test_rotations_refuse_what_is_not_square():
         rotations(from_arrays(np.zeros((2, 3, 4), np.uint8), [0, 1]))
 
 
-def test_check_disjoint():
-    data = from_arrays(IMAGES, LABELS)
-    check_disjoint(train=select(data, [0]), test=select(data, [1, 2]))
-    with pytest.raises(ValueError, match=r"'train' and 'test' share 2 examples"):
-        check_disjoint(train=select(data, [0]), test=select(data, [0, 2]))
-
-
 def test_cache_is_used_then_rebuilt_when_broken(store):
     calls = []
 
@@ -218,7 +206,7 @@ def test_omniglot_evaluation(halves):
     assert (x == 0).mean() > 0.5
 
 
-def test_omniglot_all_is_background_then_evaluation(halves):
+def test_omniglot_all_is_background_then_evaluation(halves, assert_disjoint):
     evaluation, data = halves
     assert data.classes == 1623
     assert (np.asarray(data.count) == 20).all()
@@ -227,7 +215,7 @@ def test_omniglot_all_is_background_then_evaluation(halves):
     np.testing.assert_array_equal(data.x[964 * 20 :], evaluation.x)
     assert data.groups[30:] == evaluation.groups
     assert (np.diff(data.group) >= 0).all()
-    check_disjoint(background=select(data, np.arange(964)), evaluation=evaluation)
+    assert_disjoint(background=select(data, np.arange(964)), evaluation=evaluation)
 
 
 def test_mnist(store):

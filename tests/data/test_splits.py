@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from lml_jax.data import splits
-from lml_jax.data.sources import check_disjoint
 from lml_jax.data.splits import omniglot_classes, omniglot_split, random_split
 
 SIZES = {
@@ -69,14 +68,14 @@ def test_random_split():
             random_split(50, sizes)
 
 
-def test_vinyals_on_omniglot(tmp_path, monkeypatch):
+def test_vinyals_on_omniglot(tmp_path, monkeypatch, assert_disjoint):
     folder = os.environ.get("TFDS_DATA_DIR")
     if not folder or not list(Path(folder).glob("omniglot/*/dataset_info.json")):
         pytest.skip("omniglot is not prepared: set TFDS_DATA_DIR to a folder that holds it")
     monkeypatch.setenv("LML_JAX_CACHE", str(tmp_path))
     parts = {p: omniglot_split("vinyals", p, data_dir=folder) for p in SIZES["vinyals"]}
     assert {p: d.classes for p, d in parts.items()} == SIZES["vinyals"]
-    check_disjoint(**parts)
+    assert_disjoint(**parts)
     # Whole alphabets, so the numbering is that of the data; one is listed in train and in test.
     alphabets = {p: {d.groups[g] for g in np.asarray(d.group)} for p, d in parts.items()}
     assert {p: len(a) for p, a in alphabets.items()} == {"train": 33, "validation": 5, "test": 13}

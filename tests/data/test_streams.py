@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lml_jax.data.sources import from_arrays
+from lml_jax.data.arrays import from_arrays
 from lml_jax.data.streams import class_incremental, domain_incremental, permuted, rotated
 
 KEY = jax.random.key(0)

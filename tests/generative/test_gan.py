@@ -9,9 +9,9 @@ import optax
 import pytest
 
 from lml_jax import nets
-from lml_jax.generative.codes import Codes, draw, one_hot
-from lml_jax.generative.gan import LOSSES, conditional_gan
-from lml_jax.generative.transfer import transfers
+from lml_jax.generative.conditioning import Codes, draw, one_hot
+from lml_jax.generative.gan.gan import LOSSES, conditional_gan
+from lml_jax.generative.gan.retention import transfers
 from lml_jax.types import Batch, Task
 
 KEY = jax.random.key(0)

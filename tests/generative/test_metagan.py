@@ -11,8 +11,8 @@ import optax
 import pytest
 
 from lml_jax import losses, nets, train
-from lml_jax.generative import sharpening
-from lml_jax.generative.metagan import metagan
+from lml_jax.generative.metagan import _step as sharpening
+from lml_jax.generative.metagan.metagan import metagan
 from lml_jax.learners.maml import maml
 from lml_jax.learners.matching import matching
 from lml_jax.learners.protonet import protonet

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lml_jax import losses
-from lml_jax.generative import posterior
-from lml_jax.generative.posterior import Posterior, Weights
+from lml_jax.generative.vaml import posterior
+from lml_jax.generative.vaml.posterior import Posterior, Weights
 
 KEY = jax.random.key(0)
 

@@ -9,10 +9,10 @@ import pytest
 
 from lml_jax import evaluate, nets, train
 from lml_jax.data.synthetic import sinusoids
-from lml_jax.generative import posterior
-from lml_jax.generative.posterior import Weights
-from lml_jax.generative.vaml import mlp_parts, vaml
-from lml_jax.generative.vaml_regression import predictive_nll, vaml_regression
+from lml_jax.generative.vaml import posterior
+from lml_jax.generative.vaml.images import mlp_parts, vaml
+from lml_jax.generative.vaml.posterior import Weights
+from lml_jax.generative.vaml.regression import predictive_nll, vaml_regression
 from lml_jax.types import Batch, Task
 
 KEY = jax.random.key(0)

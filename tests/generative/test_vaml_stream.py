@@ -9,9 +9,9 @@ import optax
 import pytest
 
 from lml_jax import nets, train
-from lml_jax.generative import posterior
-from lml_jax.generative.vaml import mlp_parts
-from lml_jax.generative.vaml_stream import READINGS, vaml_stream
+from lml_jax.generative.vaml import posterior
+from lml_jax.generative.vaml.images import mlp_parts
+from lml_jax.generative.vaml.stream import READINGS, vaml_stream
 from lml_jax.types import Batch, Task
 
 KEY = jax.random.key(0)

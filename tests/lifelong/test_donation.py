@@ -6,20 +6,20 @@ import optax
 import pytest
 
 from lml_jax import nets
-from lml_jax.data.sources import from_arrays
+from lml_jax.data.arrays import from_arrays
 from lml_jax.data.streams import class_incremental
-from lml_jax.generative.gan import conditional_gan
-from lml_jax.generative.metagan import metagan
-from lml_jax.generative.vaml import mlp_parts
-from lml_jax.generative.vaml_stream import vaml_stream
+from lml_jax.generative.gan.gan import conditional_gan
+from lml_jax.generative.metagan.metagan import metagan
+from lml_jax.generative.vaml.images import mlp_parts
+from lml_jax.generative.vaml.stream import vaml_stream
 from lml_jax.learners.gemcl import gemcl
 from lml_jax.learners.maml import maml
 from lml_jax.learners.protonet import protonet
 from lml_jax.lifelong.baselines import finetune, joint
-from lml_jax.lifelong.generative import lifelong_generative
-from lml_jax.lifelong.head import head_of
-from lml_jax.lifelong.maml import lifelong_maml
-from lml_jax.lifelong.memory import memory_learner
+from lml_jax.lifelong.generative_replay import lifelong_generative
+from lml_jax.lifelong.label_space import head_of
+from lml_jax.lifelong.lifelong_maml import lifelong_maml
+from lml_jax.lifelong.memory_replay import memory_learner
 from lml_jax.types import Batch
 
 KEY = jax.random.key(0)

@@ -7,16 +7,16 @@ import optax
 import pytest
 
 from lml_jax import losses, metrics, nets, train
+from lml_jax.data.arrays import from_arrays
 from lml_jax.data.episodes import episodes
-from lml_jax.data.sources import from_arrays
 from lml_jax.data.streams import class_incremental
-from lml_jax.generative.codes import joined
-from lml_jax.generative.gan import conditional_gan
+from lml_jax.generative.conditioning import joined
+from lml_jax.generative.gan.gan import conditional_gan
 from lml_jax.learners.maml import maml
 from lml_jax.lifelong.baselines import finetune
-from lml_jax.lifelong.generative import lifelong_generative
-from lml_jax.lifelong.head import Head, head_of
-from lml_jax.lifelong.stream import run_stream
+from lml_jax.lifelong.generative_replay import lifelong_generative
+from lml_jax.lifelong.label_space import Head, head_of
+from lml_jax.lifelong.run import run_stream
 from lml_jax.types import Batch, Generator
 
 KEY = jax.random.key(0)

@@ -7,14 +7,14 @@ import optax
 import pytest
 
 from lml_jax import metrics, nets, train
+from lml_jax.data.arrays import from_arrays
 from lml_jax.data.episodes import episodes
-from lml_jax.data.sources import from_arrays
 from lml_jax.data.streams import class_incremental, domain_incremental, permuted
 from lml_jax.learners.maml import maml
 from lml_jax.lifelong.baselines import finetune, joint
-from lml_jax.lifelong.head import Head, head_of
-from lml_jax.lifelong.maml import lifelong_maml
-from lml_jax.lifelong.stream import run_stream, score
+from lml_jax.lifelong.label_space import Head, head_of
+from lml_jax.lifelong.lifelong_maml import lifelong_maml
+from lml_jax.lifelong.run import run_stream, score
 from lml_jax.types import Batch
 
 KEY = jax.random.key(0)

@@ -1,0 +1,1 @@
+"""Experiments: everything the command line runs."""

@@ -1,0 +1,223 @@
+"""Hundreds of classes learned one after another, one image at a time: Omniglot's sequence."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from tqdm import tqdm
+
+from lml_jax import plots
+from lml_jax.classifiers import (
+    Classifier,
+    Moments,
+    gaussian,
+    merge,
+    moments_of,
+    nearest_mean,
+    no_moments,
+)
+from lml_jax.data.omniglot import omniglot
+from lml_jax.experiments.fewshot.embedding import embed, restore
+from lml_jax.experiments.fewshot.run import run_fewshot
+from lml_jax.experiments.fewshot.settings import FewShot, checked
+from lml_jax.experiments.record import open_folder, versions, write_metrics
+from lml_jax.types import Dataset, Params
+
+LENGTHS = (10, 50, 100, 200, 300, 400, 600)
+SHOTS = 15  # training images of each class; the other five are held out
+STORED = (1, 2, 5, 10, 15)  # images of each class that a bank keeps
+# Held-out accuracy after so many classes: tables and figures of these papers and their code.
+PUBLISHED = {
+    "OML (official code, 2019)": {10: 0.91, 50: 0.82, 100: 0.76, 200: 0.69, 600: 0.55},
+    "ANML (official code, 2020)": {10: 0.84, 50: 0.84, 100: 0.81, 200: 0.77, 600: 0.64},
+    "ProtoNet in GeMCL, 84x84 (2021)": {600: 0.837},
+    "GeMCL, 84x84 (2021)": {600: 0.869},
+}
+
+
+def sequence(settings: FewShot, *, draws: int = 20, seeds: int = 1) -> Callable[..., str]:
+    """(folder, resume=False) -> report: an embedding, then sequences of 600 unseen classes.
+
+    Args:
+        settings: of the training; `gemcl`, whose prior the Gaussian heads use.
+        draws: of the classes, their order, and which images are held out.
+        seeds: of the training; with more than one, a folder each.
+    """
+
+    def run_seed(seed: int, out: Path, resume: bool) -> str:
+        folder, own = open_folder(out, resume=resume), replace(settings, seed=seed)
+        trained = run_fewshot(own, folder / "train", resume=resume)
+        result = score_sequence(own, folder / "train" / "params.npz", draws=draws)
+        return write(folder, {"trained": trained, **result})
+
+    def run(out: Path, *, resume: bool = False) -> str:
+        if seeds == 1:
+            return run_seed(settings.seed, out, resume)
+        folder = open_folder(out, resume=resume)
+        reports = [f"seed {s}\n{run_seed(s, folder / f'seed{s}', resume)}" for s in range(seeds)]
+        return "\n\n".join(reports)
+
+    return run
+
+
+def score_sequence(settings: FewShot, path: Path, *, draws: int) -> dict[str, Any]:
+    """Accuracies of every head, over random draws of 600 classes and on the first 600."""
+    complete: Any = checked(settings)
+    data = omniglot("evaluation", data_dir=complete.data_dir, size=complete.size)
+    net, params = restore(complete, path, data.x)
+    begun = time.perf_counter()
+    features = embed(net, params["net"], data)
+    most = max(LENGTHS)
+    heads: dict[str, tuple[Classifier, Params]] = {
+        "nearest mean": (nearest_mean(most), {}),
+        "Gaussian, MAP": (gaussian(most, predictive="map"), params["classifier"]),
+        "Gaussian, Bayes": (gaussian(most, predictive="bayes"), params["classifier"]),
+    }
+    result = {}
+    for which in ("random", "first"):
+        rows = []
+        for draw in tqdm(range(draws), desc=f"{which} classes", unit="draw"):
+            rows.append(one_draw(features, heads, draw, random=which == "random"))
+        result[which] = {
+            head: {key: [row[head][key] for row in rows] for key in rows[0][head]} for head in heads
+        }
+    return {
+        "lengths": LENGTHS,
+        "draws": draws,
+        "accuracy": result,
+        "recall": recall(features, data.x[0].nbytes, heads, draws),
+        "seconds_eval": time.perf_counter() - begun,
+        "config": asdict(complete),
+        "versions": versions(),
+    }
+
+
+def one_draw(
+    data: Dataset, heads: dict[str, tuple[Classifier, Params]], seed: int, *, random: bool
+) -> dict[str, dict[str, Any]]:
+    """One sequence: accuracies of every head after each of `LENGTHS`.
+
+    "train" is on the images learned, "test" on those held out. "oracle" learns everything at once,
+    in a shuffled order. "same" is the share of predictions that another order of the classes
+    leaves as they are.
+    """
+    rng = np.random.default_rng(seed)
+    most = max(LENGTHS)
+    chosen = rng.permutation(data.classes)[:most] if random else np.arange(most)
+    rows = np.stack([rng.permutation(np.asarray(data.index[c])) for c in chosen])
+    train, test = data.x[rows[:, :SHOTS]], data.x[rows[:, SHOTS:]]
+    result: dict[str, dict[str, Any]] = {
+        head: {"train": [], "test": [], "oracle": [], "same": 0.0} for head in heads
+    }
+    moments, before = no_moments(most, data.x.shape[-1]), 0
+    for n in LENGTHS:
+        moments = learn(moments, train[before:n], jnp.arange(before, n))
+        before = n
+        shuffled = rng.permutation(n * SHOTS)
+        at_once = moments_of(
+            train[:n].reshape(n * SHOTS, -1)[shuffled],
+            jnp.repeat(jnp.arange(n), SHOTS)[shuffled],
+            jnp.ones(n * SHOTS),
+            classes=most,
+        )
+        for head, (classifier, params) in heads.items():
+            scores = partial(accuracy, classifier, params)
+            result[head]["train"].append(scores(moments, train[:n]))
+            result[head]["test"].append(scores(moments, test[:n]))
+            result[head]["oracle"].append(scores(at_once, test[:n]))
+    order = rng.permutation(most)
+    other = learn(no_moments(most, data.x.shape[-1]), train[order], jnp.asarray(order))
+    for head, (classifier, params) in heads.items():
+        first, second = (predictions(classifier, params, m, test) for m in (moments, other))
+        result[head]["same"] = float((first == second).mean())
+    return result
+
+
+def recall(
+    data: Dataset, image_bytes: int, heads: dict[str, tuple[Classifier, Params]], draws: int
+) -> dict[str, Any]:
+    """Held-out accuracy over 600 classes from a bank of so many images of each, by bytes stored.
+
+    "samples" embeds the images when it recalls; "statistics" stores what all 15 images gave: a
+    count and a mean for the nearest mean, and a spread for a Gaussian.
+    """
+    n, d = max(LENGTHS), data.x.shape[-1]
+    samples: dict[str, list[list[float]]] = {head: [] for head in heads}
+    for seed in range(draws):
+        rng = np.random.default_rng(seed)
+        chosen = rng.permutation(data.classes)[:n]
+        rows = np.stack([rng.permutation(np.asarray(data.index[c])) for c in chosen])
+        train, test = data.x[rows[:, :SHOTS]], data.x[rows[:, SHOTS:]]
+        kept = [learn(no_moments(n, d), train[:, :k], jnp.arange(n)) for k in STORED]
+        for head, (classifier, params) in heads.items():
+            samples[head].append([accuracy(classifier, params, m, test) for m in kept])
+    means = {head: np.mean(rows, axis=0).tolist() for head, rows in samples.items()}
+    floats = {head: 1 + d * (1 if head == "nearest mean" else 2) for head in heads}
+    return {
+        "stored": STORED,
+        "bytes": [n * k * image_bytes for k in STORED],
+        "samples": means,
+        "statistics": {h: {"bytes": 4 * n * floats[h], "accuracy": means[h][-1]} for h in heads},
+    }
+
+
+@jax.jit
+def learn(moments: Moments, x: Array, y: Array) -> Moments:
+    """`moments` after features x [n, k, d] of classes y [n], one after another."""
+    classes = moments.total.shape[0]
+
+    def one(so_far: Moments, example: tuple[Array, Array]) -> tuple[Moments, None]:
+        z, label = example
+        return merge(so_far, moments_of(z[None], label[None], jnp.ones(1), classes=classes)), None
+
+    flat = (x.reshape(-1, x.shape[-1]), jnp.repeat(y, x.shape[1]))
+    return jax.lax.scan(one, moments, flat)[0]
+
+
+def predictions(classifier: Classifier, params: Params, moments: Moments, x: Array) -> Array:
+    """Classes of the features x [n, k, d], int [n, k]; a class at a time, for the memory's sake."""
+    return _predictions(classifier.logits, params, moments, x)
+
+
+@partial(jax.jit, static_argnums=0)
+def _predictions(logits: Callable, params: Params, moments: Moments, x: Array) -> Array:
+    return jax.lax.map(lambda z: logits(params, moments, z).argmax(1), x, batch_size=10)
+
+
+def accuracy(classifier: Classifier, params: Params, moments: Moments, x: Array) -> float:
+    """Share of the features x [n, k, d], of classes 0..n-1, that are recognised among all seen."""
+    found = predictions(classifier, params, moments, x)
+    return float((found == jnp.arange(x.shape[0])[:, None]).mean())
+
+
+def write(folder: Path, result: dict[str, Any]) -> str:
+    """Write the record and the figure; return the report."""
+    write_metrics(folder, result)
+    random = result["accuracy"]["random"]
+    measured = {head: np.array(of["test"]) for head, of in random.items()}
+    figure = plots.accuracy_over_classes(LENGTHS, measured, PUBLISHED)
+    plots.save(figure, folder / "sequence.png")
+    plots.save(plots.accuracy_by_bytes(result["recall"]), folder / "recall.png")
+    lines = [f"{result['draws']} draws, held-out accuracy in percent (± sd over draws)"]
+    for which, of in result["accuracy"].items():
+        lines.append(f"\n{which} 600 classes" + "".join(f"{n:>14d}" for n in LENGTHS))
+        for head, got in of.items():
+            test, train, oracle = (100 * np.array(got[k]) for k in ("test", "train", "oracle"))
+            cells = zip(test.mean(0), test.std(0, ddof=1), strict=True)
+            lines.append(f"{head:18s}" + "".join(f"{m:9.2f} ±{s:4.2f}" for m, s in cells))
+            gap = (oracle.mean(0) - test.mean(0)) / oracle.mean(0)
+            lines.append("  training images " + "".join(f"{m:14.2f}" for m in train.mean(0)))
+            lines.append("  gap to oracle   " + "".join(f"{100 * g:14.3f}" for g in gap))
+            lines.append(f"  same predictions in another order: {100 * np.mean(got['same']):.3f}")
+    kept = result["recall"]
+    lines.append("\nrandom 600 classes, from stored images of each " + str(list(kept["stored"])))
+    for head, got in kept["samples"].items():
+        lines.append(f"{head:18s}" + "".join(f"{100 * value:14.2f}" for value in got))
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Lifelong experiments: settings, construction, runs, tables."""

@@ -1,0 +1,1 @@
+"""A conditional GAN for streams of tasks."""

@@ -1,0 +1,1 @@
+"""MetaGAN: a few-shot learner trained with generated negatives."""

@@ -1,0 +1,1 @@
+"""VAML: a variational amortised meta-learner."""

@@ -1,1 +1,0 @@
-"""Whole experiments: settings, training, evaluation, and what the literature reports."""

@@ -1,0 +1,135 @@
+"""Recipes of the learners that classify in an embedding, from training to their figures."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from lml_jax import nets
+from lml_jax.classifiers import gaussian, nearest_mean, no_moments
+from lml_jax.data.arrays import from_arrays
+from lml_jax.experiments.fewshot import sequence
+from lml_jax.experiments.fewshot import ways_and_shots as cells
+from lml_jax.experiments.fewshot.embedding import embed, frozen
+from lml_jax.experiments.fewshot.run import run_fewshot
+from lml_jax.experiments.fewshot.settings import FewShot, checked
+
+SMALL = FewShot(train_ways=3, filters=8, steps=2, shots=2, train_queries=2, episodes=20, queries=2)
+
+
+def small(**changes):
+    return FewShot(**{**SMALL.__dict__, **changes})
+
+
+def blobs(classes=8, n=20, d=6):
+    """Well-parted classes in d dimensions."""
+    keys = jax.random.split(jax.random.key(0))
+    y = jnp.repeat(jnp.arange(classes), n)
+    x = 3 * jax.random.normal(keys[0], (classes, d))[y] + jax.random.normal(keys[1], (len(y), d))
+    return from_arrays(x, y)
+
+
+@pytest.mark.parametrize("learner", ["protonet", "matching", "gemcl"])
+def test_fewshot_trains_and_tests_it(learner, tmp_path):
+    record = run_fewshot(small(learner=learner), tmp_path / "run", progress=False)
+    assert record["batch_statistics"] == "frozen"
+    assert record["accuracy_per_inner_step"] == [record["accuracy"]]
+    assert record["accuracy"] > 0.25
+    assert not (tmp_path / "run" / "accuracy_per_inner_step.png").exists()
+
+
+def test_cells_come_from_one_network(tmp_path):
+    settings = small(learner="protonet")
+    report = cells.cells(settings, of=[(2, 1), (4, 2)])(tmp_path / "run")
+    assert [line.split()[:2] for line in report.splitlines()[1:]] == [
+        ["2-way", "1-shot"], ["4-way", "2-shot"],
+    ]  # fmt: skip
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert [(c["ways"], c["shots"]) for c in written["cells"]] == [(2, 1), (4, 2)]
+    again = cells.score_cells(settings, tmp_path / "run" / "train" / "params.npz", of=[(2, 1)])
+    assert again[0]["accuracy"] == written["cells"][0]["accuracy"]
+
+
+def test_an_embedding_of_frozen_statistics_is_that_of_the_image_alone():
+    x = np.random.default_rng(0).integers(0, 256, (24, 16, 16), dtype=np.uint8)
+    data = from_arrays(x, np.repeat(np.arange(4), 6))
+    net = nets.conv4(None, filters=8, pool=True)
+    params = frozen(net, net.init(jax.random.key(0), data.x[:2]), data, jax.random.key(1))
+    features = embed(net, params, data)
+    alone = net.apply(params, data.x[5:6])[0]
+    np.testing.assert_allclose(features.x[5], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_order_changes_no_prediction_and_the_oracle_has_no_lead(monkeypatch):
+    monkeypatch.setattr(sequence, "LENGTHS", (2, 6))
+    data = blobs()
+    heads = {
+        "near": (nearest_mean(6), {}),
+        "map": (gaussian(6, predictive="map"), gaussian(6).init()),
+    }
+    for seed in range(3):
+        for of in sequence.one_draw(data, heads, seed, random=True).values():
+            assert of["same"] == 1.0
+            assert of["test"] == of["oracle"]
+            assert of["test"][0] > 0.9
+            assert len(of["train"]) == 2
+
+
+def test_more_stored_images_recall_more(monkeypatch):
+    monkeypatch.setattr(sequence, "LENGTHS", (6,))
+    noisy = blobs()
+    noisy = from_arrays(
+        noisy.x + 3 * jax.random.normal(jax.random.key(2), noisy.x.shape),
+        jnp.repeat(jnp.arange(8), 20),
+    )
+    got = sequence.recall(noisy, 784, {"nearest mean": (nearest_mean(6), {})}, draws=5)
+    assert got["samples"]["nearest mean"][0] + 0.1 < got["samples"]["nearest mean"][-1]
+    assert got["bytes"] == [6 * 784 * k for k in sequence.STORED]
+    assert got["statistics"]["nearest mean"]["bytes"] == 4 * 6 * 7
+
+
+def test_learning_goes_on_where_it_stopped():
+    z = jax.random.normal(jax.random.key(0), (4, 3, 5))
+    whole = sequence.learn(no_moments(4, 5), z, jnp.arange(4))
+    half = sequence.learn(no_moments(4, 5), z[:2], jnp.arange(2))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+        sequence.learn(half, z[2:], jnp.arange(2, 4)),
+        whole,
+    )
+
+
+def test_the_sequence_end_to_end(tmp_path, monkeypatch, tfds_dir):
+    monkeypatch.setattr(sequence, "LENGTHS", (5, 20))
+    settings = small(
+        learner="gemcl", data="omniglot", split="background/evaluation", data_dir=tfds_dir
+    )
+    report = sequence.sequence(settings, draws=2)(tmp_path / "run")
+    assert "first 600 classes" in report
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert len(written["accuracy"]["random"]["nearest mean"]["test"]) == 2
+    for figure in ("sequence", "recall"):
+        assert imread(tmp_path / "run" / f"{figure}.png").std() > 0
+
+
+def test_a_seed_is_scored_with_its_own_settings(tmp_path, monkeypatch):
+    used = []
+    for name in ("run_fewshot", "score_sequence"):
+        monkeypatch.setattr(sequence, name, lambda of, *_, **__: used.append(of.seed) or {})
+    monkeypatch.setattr(sequence, "write", lambda folder, result: "")
+    sequence.sequence(small(seed=7), seeds=2)(tmp_path / "run")
+    assert used == [0, 0, 1, 1]
+
+
+def test_bad_settings_are_named():
+    with pytest.raises(ValueError, match="expected data other than 'sine'"):
+        checked(FewShot(learner="protonet", data="sine"))
+    with pytest.raises(ValueError, match="batch statistics of protonet 'transductive'"):
+        checked(FewShot(learner="protonet", batch_statistics="transductive"))
+    with pytest.raises(ValueError, match="train_ways must be the same, got 20"):
+        checked(FewShot(learner="maml", train_ways=20))
+    with pytest.raises(ValueError, match="did you mean 'halving'"):
+        checked(FewShot(schedule="halve"))
