@@ -196,7 +196,7 @@ def embedding_learner(net: Net, classifier: Classifier) -> Learner:
     """A few-shot learner that embeds examples and classifies the embeddings; nothing is descended.
 
     The parameters are {"net", "classifier"}; `fast` is the `Moments` of the embedded support sets
-    so far. A class of the support set that `keep` leaves out is not learned.
+    so far. A class of the support set that `labels` leaves out is not learned.
 
     Args:
         net: z = net(x), [n, ...] -> [n, d].
@@ -217,13 +217,13 @@ def embedding_learner(net: Net, classifier: Classifier) -> Learner:
         support: Batch,
         key: Key,
         fast: Moments | None = None,
-        keep: Array | None = None,
+        labels: Array | None = None,
     ) -> Moments:
-        weight = losses.labelled(support, keep)
+        weight = losses.labelled(support, labels)
         losses.check_labels(support.y, classes)
         if fast is None:
             fast = no_moments(classes, width_of(net, params["net"], support.x))
-            check_complete(support, classes, keep)
+            check_complete(support, classes, labels)
         if support.x.shape[0] == 0:
             return fast
         z = net.apply(params["net"], support.x)
@@ -241,12 +241,12 @@ def width_of(net: Net, params: Params, x: Array) -> int:
     return jax.eval_shape(net.apply, params, one).shape[1]
 
 
-def check_complete(support: Batch, classes: int, keep: Array | None) -> None:
+def check_complete(support: Batch, classes: int, labels: Array | None) -> None:
     """Raise ValueError where a support set, known outside jit, misses a class.
 
     An empty support set is a start from nothing, and misses nothing.
     """
-    known_now = concrete(support.y, keep, support.weight)
+    known_now = concrete(support.y, labels, support.weight)
     if known_now is None or support.x.shape[0] == 0:
         return
     y, rows, weight = known_now

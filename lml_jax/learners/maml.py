@@ -68,7 +68,7 @@ def maml(
         support: Batch,
         key: Key,
         fast: inner.Fast | None = None,
-        keep: Array | None = None,
+        labels: Array | None = None,
     ) -> inner.Fast:
         weights, shared = inner.split(params["theta"], adapt_only)
         tx = rule.tx(params["alpha"])
@@ -79,7 +79,7 @@ def maml(
 
         def support_loss(weights: Params, key: Key) -> Array:
             outputs = net.apply(inner.merge(weights, shared), support.x)
-            outputs = outputs if keep is None else losses.mask_logits(outputs, keep)
+            outputs = outputs if labels is None else losses.mask_logits(outputs, labels)
             return losses.weighted_mean(loss(outputs, support.y), weight)
 
         return inner.adapt(

@@ -92,12 +92,12 @@ def matching(
         support: Batch,
         key: Key,
         fast: Attended | None = None,
-        keep: Array | None = None,
+        labels: Array | None = None,
     ) -> Attended:
-        weight = losses.labelled(support, keep)
+        weight = losses.labelled(support, labels)
         losses.check_labels(support.y, classes)
         if fast is None:
-            check_complete(support, classes, keep)
+            check_complete(support, classes, labels)
             empty = jnp.zeros((0, width_of(net, params["net"], support.x)))
             fast = Attended(empty, jnp.zeros(0, jnp.int32), jnp.zeros(0))
         if support.x.shape[0] == 0:

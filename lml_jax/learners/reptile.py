@@ -53,7 +53,7 @@ def reptile(
         support: Batch,
         key: Key,
         fast: inner.Fast | None = None,
-        keep: Array | None = None,
+        labels: Array | None = None,
     ) -> inner.Fast:
         fast = inner.start(params, tx) if fast is None else fast
         n = support.x.shape[0]
@@ -66,7 +66,7 @@ def reptile(
         def batch_loss(weights: Params, key: Key) -> Array:
             rows = jax.random.permutation(key, n)[:batch_size]
             outputs = net.apply(weights, support.x[rows])
-            outputs = outputs if keep is None else losses.mask_logits(outputs, keep)
+            outputs = outputs if labels is None else losses.mask_logits(outputs, labels)
             return losses.weighted_mean(loss(outputs, support.y[rows]), weight[rows])
 
         return inner.adapt(

@@ -113,7 +113,7 @@ def lifelong_learner(
 
     def predict(state: State, support: Batch, x: Array, key: Key) -> Array:
         params, keep = state.train.params, classes_in(support.y, head.classes)
-        logits = learner.predict(params, learner.adapt(params, support, key, keep=keep), x)
+        logits = learner.predict(params, learner.adapt(params, support, key, labels=keep), x)
         return losses.mask_logits(logits, keep)
 
     def recall(state: State, x: Array, key: Key) -> Array:

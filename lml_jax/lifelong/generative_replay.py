@@ -202,7 +202,7 @@ def lifelong_generative(
             code = generator.encode(state.generator, support, key_code)
             own = generator.sample(state.generator, code, key_sample, n=test_batch)
             support = joined(support, own, augment_weight)
-        fast = learner.adapt(params, support, key_adapt, keep=keep)
+        fast = learner.adapt(params, support, key_adapt, labels=keep)
         return losses.mask_logits(learner.predict(params, fast, as_float(x)), keep)
 
     def recall(state: State, x: Array, key: Key) -> Array:

@@ -102,7 +102,7 @@ def lifelong_maml(
         def of_episode(params: Params, task: Task, key: Key) -> tuple[Array, Metrics]:
             key_adapt, key_past = jax.random.split(key)
             keep = labels_of(task, head, seen)
-            fast = learner.adapt(params, task.support, key_adapt, keep=keep)
+            fast = learner.adapt(params, task.support, key_adapt, labels=keep)
             value, accuracy = head_loss(learner, params, fast, task.query, keep)
             metrics = {"query_loss": value, "accuracy": accuracy}
             if decay is not None:
@@ -136,12 +136,12 @@ def adapted_on(
             score = jnp.where(batch.weight > 0, score, -1.0)
         rows = jax.lax.top_k(score, min(n, examples))[1]
         drawn = jax.tree.map(lambda leaf: leaf[rows], batch)
-        return learner.adapt(params, drawn, key_adapt, keep=keep)
+        return learner.adapt(params, drawn, key_adapt, labels=keep)
 
     def stored(params: Params, batch: Batch, keep: Array, past: history.History, key: Key) -> Any:
         key_draw, key_adapt = jax.random.split(key)
         drawn = history.draw_union(bank, past, key_draw, n=examples)
-        return learner.adapt(params, drawn_batch(drawn), key_adapt, keep=keep)
+        return learner.adapt(params, drawn_batch(drawn), key_adapt, labels=keep)
 
     ways = {"task": task, "bank": stored}
     return ways[known(source, ways, what="recall_on")]

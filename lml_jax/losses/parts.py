@@ -31,10 +31,10 @@ def are_labels(y: Array) -> bool:
     return y.ndim == 1 and jnp.issubdtype(y.dtype, jnp.integer)
 
 
-def labelled(batch: Batch, keep: Array | None = None) -> Array:
-    """Weight [n] of each example, 0 where it is unlabelled (y = -1) or its label is not in `keep`.
+def labelled(batch: Batch, labels: Array | None = None) -> Array:
+    """Weight [n] of each example, 0 where it is unlabelled (y = -1) or its class is not active.
 
-    `keep` is bool [C] or [n, C], the labels in play; None is all of them.
+    `labels` is bool [C] or [n, C], the active classes; None: all classes.
 
     Raises:
         ValueError: for x, y and weight of different lengths.
@@ -51,9 +51,9 @@ def labelled(batch: Batch, keep: Array | None = None) -> Array:
     if not are_labels(batch.y):
         return weight
     part = batch.y >= 0
-    if keep is not None:
+    if labels is not None:
         own = jnp.maximum(batch.y, 0)[:, None]
-        rows = jnp.broadcast_to(keep, (own.shape[0], keep.shape[-1]))
+        rows = jnp.broadcast_to(labels, (own.shape[0], labels.shape[-1]))
         part &= jnp.take_along_axis(rows, own, axis=1)[:, 0]
     return jnp.where(part, weight, 0.0)
 
@@ -96,11 +96,11 @@ def squared_distances(z: Array, c: Array, precision: Array | None = None) -> Arr
     return jnp.maximum(d, 0.0)
 
 
-def mask_logits(logits: Array, keep: Array) -> Array:
-    """Logits [n, C] with -inf at the classes that `keep` (bool [C] or [n, C]) leaves out.
+def mask_logits(logits: Array, labels: Array) -> Array:
+    """Logits [n, C] with -inf at the classes that `labels` (bool [C] or [n, C]) leaves out.
 
     Example:
         >>> mask_logits(jnp.ones((1, 3)), jnp.array([True, False, True])).tolist()
         [[1.0, -inf, 1.0]]
     """
-    return jnp.where(jnp.broadcast_to(keep, logits.shape), logits, -jnp.inf)
+    return jnp.where(jnp.broadcast_to(labels, logits.shape), logits, -jnp.inf)

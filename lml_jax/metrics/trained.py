@@ -53,8 +53,8 @@ def classifier(
         # The inverse of the cumulative weight: a categorical draw would cost n for each example.
         total = jnp.cumsum(weight)
 
-        def loss(params: Params, x: Array, y: Array, keep: Array) -> Array:
-            logits = losses.mask_logits(net.apply(params, x), keep)
+        def loss(params: Params, x: Array, y: Array, labels: Array) -> Array:
+            logits = losses.mask_logits(net.apply(params, x), labels)
             return jnp.mean(losses.cross_entropy(logits, y))
 
         def step(carry: tuple[Params, Any], key: Key) -> tuple[tuple[Params, Any], None]:
@@ -62,12 +62,12 @@ def classifier(
             level = jax.random.uniform(key, (batch_size,)) * total[-1]
             rows = jnp.clip(jnp.searchsorted(total, level, side="right"), 0, total.shape[0] - 1)
             x, y = examples.x[rows], examples.y[rows]
-            grads = jax.grad(loss)(params, x, y, keep)
+            grads = jax.grad(loss)(params, x, y, labels)
             updates, opt_state = tx.update(grads, opt_state, params)
             return (optax.apply_updates(params, updates), opt_state), None
 
         classes = jax.eval_shape(net.apply, params, examples.x[:1]).shape[1]
-        keep = _labels_in(examples, classes)
+        labels = _labels_in(examples, classes)
         start = (params, tx.init(params))
         return jax.lax.scan(step, start, jax.random.split(key_steps, steps))[0][0]
 
@@ -148,10 +148,10 @@ def classification_scores(net: Net, fit: Fit) -> Callable[[Batch, Sequence[Batch
 
         def of_task(real: Batch) -> Array:
             logits = net.apply(params, real.x)
-            keep = _labels_in(generated, logits.shape[1])
+            labels = _labels_in(generated, logits.shape[1])
             weight = losses.labelled(real)
-            met = jnp.any(keep[jnp.maximum(real.y, 0)] & (weight > 0))
-            right = accuracy(losses.mask_logits(logits, keep), real.y, weight=weight)
+            met = jnp.any(labels[jnp.maximum(real.y, 0)] & (weight > 0))
+            right = accuracy(losses.mask_logits(logits, labels), real.y, weight=weight)
             return jnp.where(met, right, jnp.nan)
 
         return jnp.stack([of_task(real) for real in tests])

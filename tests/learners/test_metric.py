@@ -159,7 +159,7 @@ def test_keep_leaves_classes_out(make):
     support, query, _ = task()
     params = learner.init(KEY, support.x)
     keep = jnp.array([True, False, True])
-    logits = learner.predict(params, learner.adapt(params, support, KEY, keep=keep), query.x)
+    logits = learner.predict(params, learner.adapt(params, support, KEY, labels=keep), query.x)
     assert jnp.isneginf(logits[:, 1]).all()
 
 

@@ -99,6 +99,6 @@ def test_joint_training_descends_the_mean_over_all_tasks():
 def test_the_inner_step_is_among_the_labels_in_play():
     params = FEW_SHOT.init(KEY, EPISODE.support.x)
     keep = jnp.array([True, True, True, False])
-    fast = FEW_SHOT.adapt(params, EPISODE.support, KEY, keep=keep)
+    fast = FEW_SHOT.adapt(params, EPISODE.support, KEY, labels=keep)
     assert fast.params["head"]["bias"][3] == params["theta"]["head"]["bias"][3]
     assert fast.params["head"]["bias"][2] > params["theta"]["head"]["bias"][2]

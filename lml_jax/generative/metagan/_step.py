@@ -124,7 +124,7 @@ def adapt(
     support: Batch,
     key: Key,
     fast: Any = None,
-    keep: Array | None = None,
+    labels: Array | None = None,
     on: Array | float = 1.0,
 ) -> Any:
     """The base learner's `fast`, from the support set beside generated examples of weight on x a.
@@ -135,18 +135,18 @@ def adapt(
     d, n = params["d"], support.x.shape[0]
     unused = rules.role == "negative_class" and rules.descending is None
     if not rules.weight or unused or n == 0:
-        return rules.base.adapt(d["learner"], support, key, fast, keep)
+        return rules.base.adapt(d["learner"], support, key, fast, labels)
     key_fake, key_adapt = jax.random.split(key)
     support = support._replace(x=as_float(support.x))
     code = encode(rules, params["g"], support)
     fake = render(rules, params["g"], code, key_fake, n=rules.samples)
-    if keep is not None and keep.ndim == 2:  # a row for each generated example too
-        some = jnp.broadcast_to(keep.any(0)[None], (rules.samples, keep.shape[1]))
-        keep = jnp.concatenate([keep, some])
+    if labels is not None and labels.ndim == 2:  # a row for each generated example too
+        some = jnp.broadcast_to(labels.any(0)[None], (rules.samples, labels.shape[1]))
+        labels = jnp.concatenate([labels, some])
     share = on * rules.weight
     if rules.descending is None or rules.role == "augment":
         both = joined(support, fake, share)
-        return rules.base.adapt(d["learner"], both, key_adapt, fast, keep)
+        return rules.base.adapt(d["learner"], both, key_adapt, fast, labels)
 
     every = n + rules.samples
     y = jnp.concatenate([support.y, fake.y])
@@ -164,7 +164,7 @@ def adapt(
     # The labels are row numbers, by which the loss knows what each example is. The learner
     # descends the mean over the rows, here the sum of three means.
     rows = Batch(jnp.concatenate([support.x, fake.x]), jnp.arange(every, dtype=jnp.int32))
-    return rules.descending(loss).adapt(d["learner"], rows, key_adapt, fast, keep)
+    return rules.descending(loss).adapt(d["learner"], rows, key_adapt, fast, labels)
 
 
 def step(rules: Rules, state: MetaGanState, tasks: Task, key: Key) -> tuple[MetaGanState, Metrics]:

@@ -223,11 +223,11 @@ def _adapt(
     support: Batch,
     key: Key,
     fast: Any = None,
-    keep: Array | None = None,
+    labels: Array | None = None,
 ) -> Any:
     coding.check_range(support.x, rules.span)
     support = support._replace(x=as_float(support.x))
-    return sharpening.adapt(rules, params, support, key, fast, keep)
+    return sharpening.adapt(rules, params, support, key, fast, labels)
 
 
 def _predict(rules: Rules, params: Params, fast: Any, x: Array) -> Array:

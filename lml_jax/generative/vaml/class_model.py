@@ -57,7 +57,7 @@ def adapt(
     support: Batch,
     key: Key,
     fast: Posterior | None = None,
-    keep: Array | None = None,
+    labels: Array | None = None,
 ) -> Posterior:
     """The class codes once `support` is seen, going on from `fast`; see `vaml`."""
     fast = posterior.prior(params["prior"], model.classes) if fast is None else fast

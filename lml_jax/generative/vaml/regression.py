@@ -140,7 +140,7 @@ def _adapt(
     support: Batch,
     key: Key,
     fast: Posterior | None = None,
-    keep: Array | None = None,
+    labels: Array | None = None,
 ) -> Posterior:
     fast = posterior.prior(params["prior"]) if fast is None else fast
     if support.x.shape[0] == 0:  # a network need not take no point
