@@ -1,70 +1,33 @@
-"""A recipe, and the folder of its run: metrics are written whole or not at all."""
+"""What a run writes: metrics, versions and parameters, each file whole or not at all."""
 
+import hashlib
 import json
-import os
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from lml_jax.atomic_write import BROKEN_ARCHIVE, replacing
+from lml_jax.atomic_write import replacing
 from lml_jax.metrics import to_json
-from lml_jax.train import DivergedError
-from lml_jax.types import Params
+from lml_jax.types import Dataset, PyTree
 
-CHECKPOINTS = "checkpoints"  # in the folder of a run
+Record = dict[str, Any]  # what `metrics.json` holds of one run
 
-
-class Recipe(NamedTuple):
-    """What is run, and what it is compared with.
-
-    `run` (folder, resume=False) -> a report to print.
-    """
-
-    about: str
-    published: str
-    run: Callable[..., str]
+_HASHED = 2**26  # bytes of a data set's examples, at most
 
 
-def open_folder(out: str | os.PathLike[str], *, resume: bool = False) -> Path:
-    """A folder for a new run, made if it is absent; or that of a run that is to go on.
-
-    Empty folders in it, of a run that was cut before it kept anything, are nothing.
-
-    Raises:
-        FileExistsError: if it holds anything but, with `resume`, a run with checkpoints; nothing
-            that another run wrote is ever overwritten.
-    """
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file, expected a folder for the run")
-    if any(path.is_file() for path in folder.rglob("*")):
-        kept = next(folder.rglob(CHECKPOINTS), None) is not None  # a run, or one of many in it
-        if not (resume and kept):
-            raise FileExistsError(
-                f"{folder} holds another run ({sorted(p.name for p in folder.iterdir())[0]}, ...)"
-                + (" without checkpoints" if resume else "")
-                + ": choose another --out, or move it away"
-                + (", or go on with it by --resume" if kept else "")
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def resumable(settings: Any) -> dict[str, Any]:
-    """What a checkpoint must agree with: all settings but the folder that the data lies in.
+def resumable(settings: Any) -> Record:
+    """The settings that a checkpoint must agree with, flat: all but the folder of the data.
 
     Those of settings within them are named as in `base.steps`.
     """
 
-    def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    def flat(values: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
         for name, value in values.items():
             if isinstance(value, dict):
                 yield from flat(value, f"{prefix}{name}.")
@@ -82,8 +45,26 @@ def write_metrics(folder: Path, metrics: Any) -> Path:
     return path
 
 
+def read_metrics(folder: Path) -> Record:
+    """What `metrics.json` in `folder` holds; {} if there is none.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    path = folder / "metrics.json"
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): move it away to continue") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds {type(found).__name__}, expected an object")
+    return found
+
+
 def versions() -> dict[str, str]:
-    """What the numbers were made with."""
+    """Versions of Python and the libraries that computed the numbers, and the device."""
     names = ("jax", "jaxlib", "flax", "optax", "numpy")
     return {
         "python": platform.python_version(),
@@ -92,64 +73,19 @@ def versions() -> dict[str, str]:
     }
 
 
-def tree_bytes(tree: Any) -> int:
+def fingerprint(data: Dataset) -> Record:
+    """Examples, classes and a hash of a data set, so that runs on different data can be told apart.
+
+    Of more than 64 MB, evenly spaced examples are hashed.
+    """
+    n = len(data.x)
+    every = max(1, -(-int(np.prod(data.x.shape)) * data.x.dtype.itemsize // _HASHED))
+    digest = hashlib.sha256()
+    for array in (data.x[::every], data.count, data.group):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return {"examples": n, "classes": data.classes, "sha256": digest.hexdigest()[:16]}
+
+
+def tree_bytes(tree: PyTree) -> int:
     """Bytes of all arrays in a pytree."""
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
-
-
-def save_params(folder: Path, params: Params, *, name: str = "params") -> Path:
-    """Write the parameters to `NAME.npz`, whole or not at all; one array per path, no pickle."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    path = folder / f"{name}.npz"
-    arrays: dict[str, Any] = {
-        jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(leaf) for p, leaf in leaves
-    }
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)
-    return path
-
-
-def load_params(path: str | Path, like: Params) -> Params:
-    """Parameters of the structure of `like`, from `save_params`.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, or an array is missing or has another shape, naming it.
-    """
-    try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise
-    except BROKEN_ARCHIVE as error:
-        raise ValueError(f"{path} is no whole file of parameters: {error}") from error
-
-    def leaf(p: Any, old: Any) -> Any:
-        name = jax.tree_util.keystr(p, simple=True, separator="/")
-        if name not in arrays or arrays[name].shape != jnp.shape(old):
-            raise ValueError(f"{path} holds no {name} of shape {jnp.shape(old)}")
-        return jnp.asarray(arrays[name])
-
-    return jax.tree.map_with_path(leaf, like)
-
-
-@contextmanager
-def keeping_last_good(folder: Path, *, about: str = "") -> Iterator[None]:
-    """If the run inside diverges, write its last good parameters, and where it came to its end.
-
-    `about` names the run among several in one folder, in the message and in `last_good_ABOUT.npz`.
-    What `metrics.json` holds of finished runs stays in it.
-    """
-    try:
-        yield
-    except DivergedError as error:
-        end = f"_{about}" if about else ""
-        state = getattr(error.state, "train", error.state)  # a lifelong state holds a TrainState
-        save_params(folder, state.params, name=f"last_good{end}")
-        if hasattr(error.state, "generator"):
-            save_params(folder, error.state.generator, name=f"last_good_generator{end}")
-        path = folder / "metrics.json"
-        done = json.loads(path.read_text()) if path.exists() else {}
-        said = f"{about}: {error}" if about else str(error)
-        write_metrics(folder, {**done, "diverged": said, "steps": int(error.state.step)})
-        raise

@@ -1,8 +1,6 @@
 """Hundreds of classes learned one after another, one image at a time: Omniglot's sequence."""
 
-import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,16 +21,16 @@ from lml_jax.classifiers import (
     nearest_mean,
     no_moments,
 )
-from lml_jax.data.omniglot import omniglot
-from lml_jax.experiments.fewshot.embedding import embed, restore
-from lml_jax.experiments.fewshot.run import run_fewshot
-from lml_jax.experiments.fewshot.settings import FewShot, checked
-from lml_jax.experiments.record import open_folder, versions, write_metrics
+from lml_jax.experiments.fewshot.embedding import embed
+from lml_jax.experiments.fewshot.run import FEWSHOT, Built, Trained
+from lml_jax.experiments.fewshot.settings import FewShot
+from lml_jax.experiments.record import Record
+from lml_jax.experiments.runner import Experiment, Place
 from lml_jax.types import Dataset, Params
 
 LENGTHS = (10, 50, 100, 200, 300, 400, 600)
 SHOTS = 15  # training images of each class; the other five are held out
-STORED = (1, 2, 5, 10, 15)  # images of each class that a bank keeps
+STORED = (1, 2, 5, 10, 15)  # images of each class that a bank stores
 # Held-out accuracy after so many classes: tables and figures of these papers and their code.
 PUBLISHED = {
     "OML (official code, 2019)": {10: 0.91, 50: 0.82, 100: 0.76, 200: 0.69, 600: 0.55},
@@ -42,38 +40,21 @@ PUBLISHED = {
 }
 
 
-def sequence(settings: FewShot, *, draws: int = 20, seeds: int = 1) -> Callable[..., str]:
-    """(folder, resume=False) -> report: an embedding, then sequences of 600 unseen classes.
+def sequence(*, draws: int = 20) -> Experiment[FewShot, Built, Trained]:
+    """Few-shot training of an embedding, then sequences of 600 unseen classes.
 
-    Args:
-        settings: of the training; `gemcl`, whose prior the Gaussian heads use.
-        draws: of the classes, their order, and which images are held out.
-        seeds: of the training; with more than one, a folder each.
+    The settings name `gemcl`, whose prior the Gaussian heads use. `draws` are of the classes, their
+    order, and which images are held out.
     """
-
-    def run_seed(seed: int, out: Path, resume: bool) -> str:
-        folder, own = open_folder(out, resume=resume), replace(settings, seed=seed)
-        trained = run_fewshot(own, folder / "train", resume=resume)
-        result = score_sequence(own, folder / "train" / "params.npz", draws=draws)
-        return write(folder, {"trained": trained, **result})
-
-    def run(out: Path, *, resume: bool = False) -> str:
-        if seeds == 1:
-            return run_seed(settings.seed, out, resume)
-        folder = open_folder(out, resume=resume)
-        reports = [f"seed {s}\n{run_seed(s, folder / f'seed{s}', resume)}" for s in range(seeds)]
-        return "\n\n".join(reports)
-
-    return run
+    return FEWSHOT._replace(
+        test=partial(score_sequence, draws=draws), table=table, figures=draw_figures
+    )
 
 
-def score_sequence(settings: FewShot, path: Path, *, draws: int) -> dict[str, Any]:
+def score_sequence(built: Built, trained: Trained, place: Place, *, draws: int) -> Record:
     """Accuracies of every head, over random draws of 600 classes and on the first 600."""
-    complete: Any = checked(settings)
-    data = omniglot("evaluation", data_dir=complete.data_dir, size=complete.size)
-    net, params = restore(complete, path, data.x)
-    begun = time.perf_counter()
-    features = embed(net, params["net"], data)
+    data, params = built.tasks.test_set, trained.params
+    features = embed(built.net, params["net"], data)
     most = max(LENGTHS)
     heads: dict[str, tuple[Classifier, Params]] = {
         "nearest mean": (nearest_mean(most), {}),
@@ -82,20 +63,17 @@ def score_sequence(settings: FewShot, path: Path, *, draws: int) -> dict[str, An
     }
     result = {}
     for which in ("random", "first"):
-        rows = []
-        for draw in tqdm(range(draws), desc=f"{which} classes", unit="draw"):
-            rows.append(one_draw(features, heads, draw, random=which == "random"))
+        bar = tqdm(range(draws), desc=f"{which} classes", unit="draw", disable=not place.progress)
+        rows = [one_draw(features, heads, draw, random=which == "random") for draw in bar]
         result[which] = {
             head: {key: [row[head][key] for row in rows] for key in rows[0][head]} for head in heads
         }
     return {
+        "steps": trained.steps,
         "lengths": LENGTHS,
         "draws": draws,
         "accuracy": result,
         "recall": recall(features, data.x[0].nbytes, heads, draws),
-        "seconds_eval": time.perf_counter() - begun,
-        "config": asdict(complete),
-        "versions": versions(),
     }
 
 
@@ -108,11 +86,8 @@ def one_draw(
     in a shuffled order. "same" is the share of predictions that another order of the classes
     leaves as they are.
     """
-    rng = np.random.default_rng(seed)
-    most = max(LENGTHS)
-    chosen = rng.permutation(data.classes)[:most] if random else np.arange(most)
-    rows = np.stack([rng.permutation(np.asarray(data.index[c])) for c in chosen])
-    train, test = data.x[rows[:, :SHOTS]], data.x[rows[:, SHOTS:]]
+    rng, most = np.random.default_rng(seed), max(LENGTHS)
+    train, test = _divided(data, rng, random=random)
     result: dict[str, dict[str, Any]] = {
         head: {"train": [], "test": [], "oracle": [], "same": 0.0} for head in heads
     }
@@ -140,6 +115,14 @@ def one_draw(
     return result
 
 
+def _divided(data: Dataset, rng: np.random.Generator, *, random: bool) -> tuple[Array, Array]:
+    """Features of training and held-out images of random classes, or of the first, [n, k, d]."""
+    most = max(LENGTHS)
+    chosen = rng.permutation(data.classes)[:most] if random else np.arange(most)
+    rows = np.stack([rng.permutation(np.asarray(data.index[c])) for c in chosen])
+    return data.x[rows[:, :SHOTS]], data.x[rows[:, SHOTS:]]
+
+
 def recall(
     data: Dataset, image_bytes: int, heads: dict[str, tuple[Classifier, Params]], draws: int
 ) -> dict[str, Any]:
@@ -151,10 +134,7 @@ def recall(
     n, d = max(LENGTHS), data.x.shape[-1]
     samples: dict[str, list[list[float]]] = {head: [] for head in heads}
     for seed in range(draws):
-        rng = np.random.default_rng(seed)
-        chosen = rng.permutation(data.classes)[:n]
-        rows = np.stack([rng.permutation(np.asarray(data.index[c])) for c in chosen])
-        train, test = data.x[rows[:, :SHOTS]], data.x[rows[:, SHOTS:]]
+        train, test = _divided(data, np.random.default_rng(seed), random=True)
         kept = [learn(no_moments(n, d), train[:, :k], jnp.arange(n)) for k in STORED]
         for head, (classifier, params) in heads.items():
             samples[head].append([accuracy(classifier, params, m, test) for m in kept])
@@ -197,16 +177,19 @@ def accuracy(classifier: Classifier, params: Params, moments: Moments, x: Array)
     return float((found == jnp.arange(x.shape[0])[:, None]).mean())
 
 
-def write(folder: Path, result: dict[str, Any]) -> str:
-    """Write the record and the figure; return the report."""
-    write_metrics(folder, result)
-    random = result["accuracy"]["random"]
+def draw_figures(record: Record, folder: Path) -> None:
+    """Accuracy over the number of classes, and by bytes stored."""
+    random = record["accuracy"]["random"]
     measured = {head: np.array(of["test"]) for head, of in random.items()}
     figure = plots.accuracy_over_classes(LENGTHS, measured, PUBLISHED)
     plots.save(figure, folder / "sequence.png")
-    plots.save(plots.accuracy_by_bytes(result["recall"]), folder / "recall.png")
-    lines = [f"{result['draws']} draws, held-out accuracy in percent (± sd over draws)"]
-    for which, of in result["accuracy"].items():
+    plots.save(plots.accuracy_by_bytes(record["recall"]), folder / "recall.png")
+
+
+def table(record: Record) -> str:
+    """Accuracies of every head after each number of classes."""
+    lines = [f"{record['draws']} draws, held-out accuracy in percent (± sd over draws)"]
+    for which, of in record["accuracy"].items():
         lines.append(f"\n{which} 600 classes" + "".join(f"{n:>14d}" for n in LENGTHS))
         for head, got in of.items():
             test, train, oracle = (100 * np.array(got[k]) for k in ("test", "train", "oracle"))
@@ -216,8 +199,9 @@ def write(folder: Path, result: dict[str, Any]) -> str:
             lines.append("  training images " + "".join(f"{m:14.2f}" for m in train.mean(0)))
             lines.append("  gap to oracle   " + "".join(f"{100 * g:14.3f}" for g in gap))
             lines.append(f"  same predictions in another order: {100 * np.mean(got['same']):.3f}")
-    kept = result["recall"]
-    lines.append("\nrandom 600 classes, from stored images of each " + str(list(kept["stored"])))
-    for head, got in kept["samples"].items():
+    stored = record["recall"]
+    counts = list(stored["stored"])
+    lines.append(f"\nrandom 600 classes, from stored images per class {counts}")
+    for head, got in stored["samples"].items():
         lines.append(f"{head:18s}" + "".join(f"{100 * value:14.2f}" for value in got))
     return "\n".join(lines)

@@ -1,0 +1,96 @@
+"""Generators of the classes of a stream, as the generative learners train them."""
+
+import math
+from typing import TYPE_CHECKING
+
+import jax
+import optax
+
+from lml_jax import losses, memory, nets
+from lml_jax.checks import known
+from lml_jax.generative.gan.gan import conditional_gan
+from lml_jax.generative.gan.retention import RETENTIONS
+from lml_jax.generative.vaml.images import mlp_parts
+from lml_jax.generative.vaml.retention import VAML_RETENTIONS
+from lml_jax.generative.vaml.stream import vaml_stream
+from lml_jax.pixels import check_range
+from lml_jax.types import Stream, StreamGenerator
+
+if TYPE_CHECKING:
+    from lml_jax.experiments.lifelong.learners import Context
+    from lml_jax.experiments.lifelong.settings import Plan
+
+
+def gan(c: "Context") -> StreamGenerator:
+    """A conditional GAN of perceptrons.
+
+    Raises:
+        ValueError: for an unknown retention loss, or images outside 0..1.
+    """
+    s, classes = c.plan.settings, c.stream.classes
+    check_images(c.stream)
+    discriminator = nets.projection_discriminator([s.generator_width] * 2)
+    # Adam without momentum: the discriminator of some steps ago says nothing about it now.
+    tx = optax.adam(_rate(c.plan), b1=0.0, b2=0.99)
+    again = bool((c.stream.members.sum(axis=0) > 1).any())
+    retention = RETENTIONS[known(s.retention, RETENTIONS, what="retention loss of a GAN")]
+    return conditional_gan(
+        nets.generator([s.generator_width] * 2, shape_of(c.stream)),
+        discriminator,
+        tx,
+        tx,
+        tasks=c.stream.tasks,
+        classes=classes,
+        noise=s.noise,
+        loss=losses.GAN_LOSSES[s.gan_loss](),
+        penalty=s.penalty,
+        ema=s.ema,
+        condition="both" if again else "class",
+        retention=retention(discriminator, memory.class_balanced(s.per_class, classes=classes)),
+        retention_weight=c.plan.retention_weight,
+        reduction=c.plan.reduction,
+        past_batch=c.plan.past_batch,
+    )
+
+
+def vaml(c: "Context") -> StreamGenerator:
+    """VAML of perceptrons.
+
+    Raises:
+        ValueError: for an unknown retention loss, or images outside 0..1.
+    """
+    s, shape = c.plan.settings, shape_of(c.stream)
+    check_images(c.stream)
+    hidden = [s.generator_width] * 2
+    retention = VAML_RETENTIONS[known(s.retention, VAML_RETENTIONS, what="retention loss of VAML")]
+    return vaml_stream(
+        mlp_parts(
+            nets.mlp(hidden, 2 * s.code),
+            pixels=math.prod(shape),
+            latent=s.noise,
+            hidden=hidden,
+            reconstruction_weight=s.reconstruction_weight,
+        ),
+        optax.adam(_rate(c.plan)),
+        shape=shape,
+        tasks=c.stream.tasks,
+        classes=c.stream.classes,
+        retention=retention(),
+        retention_weight=c.plan.retention_weight,
+        reduction=c.plan.reduction,
+        past_batch=c.plan.past_batch,
+    )
+
+
+def shape_of(stream: Stream) -> tuple[int, ...]:
+    """Shape of one image of a stream."""
+    return jax.eval_shape(stream.train, 0).x.shape[1:]
+
+
+def check_images(stream: Stream) -> None:
+    """Raise ValueError for training images outside 0..1, which nothing could see inside jit."""
+    check_range(stream.x, (0.0, 1.0))
+
+
+def _rate(plan: "Plan") -> optax.Schedule:
+    return optax.cosine_decay_schedule(plan.settings.generator_rate, plan.steps, 0.05)
