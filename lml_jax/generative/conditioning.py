@@ -1,4 +1,4 @@
-"""Codes of tasks and classes: what a generator is conditioned on, and what it stores of the past."""
+"""Codes of tasks and classes: what a generator is conditioned on and stores of the past."""
 
 from typing import Literal, NamedTuple, get_args
 

@@ -7,20 +7,20 @@ import jax.numpy as jnp
 from jax import Array
 
 from lml_jax import losses
+from lml_jax.checks import concrete
 from lml_jax.pixels import Span, as_float, check_range
 from lml_jax.types import Batch, Task
 
 
 def prepared(batch: Batch, *, classes: int, span: Span) -> Batch:
-    """A batch, or a meta-batch of them, as a generator takes it.
+    """A batch as a generator takes it.
 
     Labels become int32, images of uint8 floats, and a missing weight 1. What has weight 0 is
     padding: it becomes an unlabelled copy of a real example, so that no value in it can make a
     loss or a gradient non-finite.
 
     Args:
-        batch: x [..., n, *features], y int [..., n] in -1..C-1, weight [..., n] or None; the
-            number of leading axes is that of y.
+        batch: x [n, ...], y int [n] in -1..C-1, weight [n] or None.
         classes: C.
         span: the declared range of x.
 
@@ -28,7 +28,7 @@ def prepared(batch: Batch, *, classes: int, span: Span) -> Batch:
         The batch, with the same shapes, and a weight.
 
     Raises:
-        ValueError: for labels that are not integers of shape [..., n]; where values are known, for
+        ValueError: for labels that are not integers of shape [n]; where values are known, for
             labels outside -1..C-1, or examples outside `span`.
 
     Example:
@@ -37,27 +37,38 @@ def prepared(batch: Batch, *, classes: int, span: Span) -> Batch:
         >>> made.x.tolist(), made.y.tolist()
         ([[3.0], [3.0]], [1, -1])
     """
+    check(batch, classes=classes, span=span)
+    x, y = as_float(jnp.asarray(batch.x)), jnp.asarray(batch.y).astype(jnp.int32)
+    if batch.weight is None:
+        return Batch(x, y, jnp.ones(y.shape))
+    weight = jnp.asarray(batch.weight)
+    return Batch(filled(x, weight, span), jnp.where(weight > 0, y, -1), weight)
+
+
+def check(batch: Batch, *, classes: int, span: Span) -> None:
+    """Raise where `prepared` would, for a batch or for a meta-batch of them.
+
+    Example:
+        >>> check(Batch(jnp.zeros((1, 2)), jnp.array([7])), classes=5, span=(0.0, 1.0))
+        Traceback (most recent call last):
+        ...
+        ValueError: labels are in 7..7, expected -1..4
+    """
     x, y = jnp.asarray(batch.x), jnp.asarray(batch.y)
-    if not jnp.issubdtype(y.dtype, jnp.integer) or y.shape != x.shape[: y.ndim] or y.ndim < 1:
+    if not jnp.issubdtype(y.dtype, jnp.integer) or y.ndim < 1 or y.shape != x.shape[: y.ndim]:
         raise ValueError(
             "labels must be integers, one per example; got "
             f"{y.dtype.name} of shape {y.shape} for examples of shape {x.shape}"
         )
-    y = y.astype(jnp.int32)
-    weight = jnp.ones(y.shape) if batch.weight is None else jnp.asarray(batch.weight)
-    if weight.shape != y.shape:
-        raise ValueError(f"weight must have the shape of y, {y.shape}; got {weight.shape}")
+    if batch.weight is not None and jnp.shape(batch.weight) != y.shape:
+        raise ValueError(
+            f"weight must have the shape of y, {y.shape}; got {jnp.shape(batch.weight)}"
+        )
     check_range(x, span, batch.weight)
-    x = as_float(x)
-    if batch.weight is None:
-        losses.check_labels(y, classes)
-        return Batch(x, y, weight)
-    y = jnp.where(weight > 0, y, -1)
-    losses.check_labels(y, classes)
-    fill = filled
-    for _ in range(y.ndim - 1):
-        fill = jax.vmap(fill, (0, 0, None))
-    return Batch(fill(x, weight, span), y, weight)
+    known_now = concrete(y, batch.weight)
+    if known_now is not None:
+        labels, counts = known_now
+        losses.check_labels(labels if counts is None else labels[counts > 0], classes)
 
 
 def filled(x: Array, weight: Array, span: Span = (0.0, 1.0)) -> Array:

@@ -4,6 +4,8 @@ A pair is the score D(x) of a real example and the score D(G(z)) of a generated 
 under the same condition. `GanLoss` holds the two losses that are minimised against each other.
 """
 
+# ruff: noqa: D102 - the docstring of a function type is that of its Protocol
+
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 

@@ -125,9 +125,7 @@ def past_codes(state: GanState) -> Codes:
     return state.codes._replace(mask=state.codes.mask & finished[:, None])
 
 
-def step(
-    settings: GanSettings, state: GanState, tasks: Task, key: Key
-) -> tuple[GanState, Metrics]:
+def step(settings: GanSettings, state: GanState, tasks: Task, key: Key) -> tuple[GanState, Metrics]:
     """One step of D, then one of G against the new D.
 
     After the first update that is not finite nothing changes any more.
@@ -194,9 +192,7 @@ def _pairs(
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), now, before)
 
 
-def _d_loss(
-    settings: GanSettings, d: Params, g: Params, real: Pairs
-) -> tuple[Array, Array]:
+def _d_loss(settings: GanSettings, d: Params, g: Params, real: Pairs) -> tuple[Array, Array]:
     """sum_k w_k ( l_D(D(x_k), D(G(z_k))) + gamma (R1_k + R2_k) ), and D's accuracy on pairs."""
     n = real.x.shape[0]
     fake = jax.lax.stop_gradient(settings.generator.apply(g, real.z, real.h))
@@ -217,7 +213,7 @@ def _d_loss(
 def _g_loss(
     settings: GanSettings, g: Params, state: GanState, real: Pairs, drawn: Draw, key: Key
 ) -> tuple[Array, tuple[Array, Array]]:
-    """sum_k w_k l_G(D(x_k), D(G(z_k))) + lambda sum_j L_j, L_j the penalty of the retention loss."""
+    """sum_k w_k l_G(D(x_k), D(G(z_k))) + lambda sum_j L_j, L_j the retention penalty."""
     key_past, key_penalty = jax.random.split(key)
     fake = settings.generator.apply(g, real.z, real.h)
     score_real, score_fake = (

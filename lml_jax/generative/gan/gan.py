@@ -114,7 +114,7 @@ def conditional_gan(
 
     Source:
         Wu, Herranz, Liu, Wang, van de Weijer, Raducanu. Memory Replay GANs: Learning to Generate
-        New Categories without Forgetting, 2018. https://arxiv.org/abs/1809.02058
+        Images from New Categories without Forgetting, 2018. https://arxiv.org/abs/1809.02058
     """
     settings = GanSettings(**locals())  # first, so that these are the arguments and nothing else
     known(reduction, REDUCTIONS, what="reduction")

@@ -4,6 +4,8 @@ Each is a record of functions, `Retention`, that is passed to `conditional_gan`.
 shapes: before the first task is finished their draws are invalid and have weight 0.
 """
 
+# ruff: noqa: D102 - the docstring of a function type is that of its Protocol
+
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol, get_args
 
@@ -20,7 +22,7 @@ REDUCTIONS = get_args(Reduction)
 
 
 class Render(Protocol):
-    """Examples [m, ...] in (-1, 1) that a generator makes of noise z [m, noise] and codes [m, k]."""
+    """What a generator makes of noise z [m, noise] and codes h [m, k]: [m, ...] in (-1, 1)."""
 
     def __call__(self, z: Array, h: Array, /) -> Array: ...
 
@@ -106,7 +108,7 @@ def align() -> Retention:
 
     Source:
         Wu, Herranz, Liu, Wang, van de Weijer, Raducanu. Memory Replay GANs: Learning to Generate
-        New Categories without Forgetting, 2018. https://arxiv.org/abs/1809.02058
+        Images from New Categories without Forgetting, 2018. https://arxiv.org/abs/1809.02058
     """
 
     def penalty(
@@ -120,7 +122,7 @@ def align() -> Retention:
 
 
 def replay() -> Retention:
-    """Joint training with replay: the GAN's loss on task j, samples of the frozen generator as real.
+    """Joint training with replay: the GAN's loss on task j, the frozen generator's samples as real.
 
     Example:
         >>> replay().real is None
@@ -168,9 +170,7 @@ def bank(memory_bank: MemoryBank) -> Retention:
     def init(discriminator: Params, x: Array, mask: Array) -> PyTree:
         return memory_bank.init((x[0], jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)))
 
-    def keep(
-        memory: PyTree, task: Array, discriminator: Params, batch: Batch, key: Key
-    ) -> PyTree:
+    def keep(memory: PyTree, task: Array, discriminator: Params, batch: Batch, key: Key) -> PyTree:
         of_task = jnp.broadcast_to(task, batch.y.shape)
         return memory_bank.insert(memory, (batch.x, batch.y, of_task), key, labelled(batch) > 0)
 
