@@ -1,6 +1,7 @@
-"""Recipes of the learners that classify in an embedding, from training to their figures."""
+"""Learners that classify in an embedding, from training to their figures."""
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +12,18 @@ from matplotlib.image import imread
 from lml_jax import nets
 from lml_jax.classifiers import gaussian, nearest_mean, no_moments
 from lml_jax.data.arrays import from_arrays
+from lml_jax.experiments import runner
 from lml_jax.experiments.fewshot import sequence
 from lml_jax.experiments.fewshot import ways_and_shots as cells
 from lml_jax.experiments.fewshot.embedding import embed, frozen
 from lml_jax.experiments.fewshot.run import run_fewshot
-from lml_jax.experiments.fewshot.settings import FewShot, checked
+from lml_jax.experiments.fewshot.settings import FewShot
 
 SMALL = FewShot(train_ways=3, filters=8, steps=2, shots=2, train_queries=2, episodes=20, queries=2)
 
 
 def small(**changes):
-    return FewShot(**{**SMALL.__dict__, **changes})
+    return replace(SMALL, **changes)
 
 
 def blobs(classes=8, n=20, d=6):
@@ -43,14 +45,15 @@ def test_fewshot_trains_and_tests_it(learner, tmp_path):
 
 def test_cells_come_from_one_network(tmp_path):
     settings = small(learner="protonet")
-    report = cells.cells(settings, of=[(2, 1), (4, 2)])(tmp_path / "run")
-    assert [line.split()[:2] for line in report.splitlines()[1:]] == [
+    both, one = (cells.cells(of=of) for of in ([(2, 1), (4, 2)], [(2, 1)]))
+    record = runner.run(both, settings, tmp_path / "run", progress=False)
+    assert [line.split()[:2] for line in both.table(record).splitlines()] == [
         ["2-way", "1-shot"], ["4-way", "2-shot"],
     ]  # fmt: skip
     written = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert [(c["ways"], c["shots"]) for c in written["cells"]] == [(2, 1), (4, 2)]
-    again = cells.score_cells(settings, tmp_path / "run" / "train" / "params.npz", of=[(2, 1)])
-    assert again[0]["accuracy"] == written["cells"][0]["accuracy"]
+    again = runner.run(one, settings, tmp_path / "again", progress=False)
+    assert again["cells"][0]["accuracy"] == written["cells"][0]["accuracy"]
 
 
 def test_an_embedding_of_frozen_statistics_is_that_of_the_image_alone():
@@ -107,29 +110,11 @@ def test_the_sequence_end_to_end(tmp_path, monkeypatch, tfds_dir):
     settings = small(
         learner="gemcl", data="omniglot", split="background/evaluation", data_dir=tfds_dir
     )
-    report = sequence.sequence(settings, draws=2)(tmp_path / "run")
+    report = runner.over_seeds(sequence.sequence(draws=2), settings)(tmp_path / "run")
     assert "first 600 classes" in report
-    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    folder = tmp_path / "run" / "seed0"
+    written = json.loads((folder / "metrics.json").read_text())
     assert len(written["accuracy"]["random"]["nearest mean"]["test"]) == 2
+    assert written["seconds"]["train"] > 0
     for figure in ("sequence", "recall"):
-        assert imread(tmp_path / "run" / f"{figure}.png").std() > 0
-
-
-def test_a_seed_is_scored_with_its_own_settings(tmp_path, monkeypatch):
-    used = []
-    for name in ("run_fewshot", "score_sequence"):
-        monkeypatch.setattr(sequence, name, lambda of, *_, **__: used.append(of.seed) or {})
-    monkeypatch.setattr(sequence, "write", lambda folder, result: "")
-    sequence.sequence(small(seed=7), seeds=2)(tmp_path / "run")
-    assert used == [0, 0, 1, 1]
-
-
-def test_bad_settings_are_named():
-    with pytest.raises(ValueError, match="expected data other than 'sine'"):
-        checked(FewShot(learner="protonet", data="sine"))
-    with pytest.raises(ValueError, match="batch statistics of protonet 'transductive'"):
-        checked(FewShot(learner="protonet", batch_statistics="transductive"))
-    with pytest.raises(ValueError, match="train_ways must be the same, got 20"):
-        checked(FewShot(learner="maml", train_ways=20))
-    with pytest.raises(ValueError, match="did you mean 'halving'"):
-        checked(FewShot(schedule="halve"))
+        assert imread(folder / f"{figure}.png").std() > 0

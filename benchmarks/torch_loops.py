@@ -3,9 +3,9 @@
 import math
 from typing import Any
 
-from lml_jax.bench import work
-from lml_jax.bench.torch_maml import conv4, mlp
-from lml_jax.bench.work import Run
+from benchmarks import work
+from benchmarks.torch_maml import conv4, mlp
+from benchmarks.work import Run
 
 
 def protonet_conv(*, ways: int, shots: int, queries: int) -> Run:

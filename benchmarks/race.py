@@ -1,5 +1,6 @@
 """The race: contestants take turns, each in its own process, and are compared repeat by repeat."""
 
+import argparse
 import json
 import os
 import signal
@@ -13,10 +14,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.contestants import OURS, WORKLOADS
 from lml_jax import plots
-from lml_jax.bench.contestants import OURS, WORKLOADS
 from lml_jax.checks import known
-from lml_jax.experiments.record import open_folder, versions, write_metrics
+from lml_jax.experiments.record import versions, write_metrics
+from lml_jax.experiments.runner import opened
 
 
 class Process:
@@ -24,11 +26,12 @@ class Process:
 
     def __init__(self, workload: str, contestant: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "lml_jax.bench.worker", workload, contestant],
+            [sys.executable, "-m", "benchmarks.worker", workload, contestant],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            cwd=Path(__file__).parents[1],
         )
         self.hello = self._answer()
 
@@ -155,17 +158,17 @@ def run_races(
     """
     names = [known(name, WORKLOADS, what="workload") for name in names]
     _check(repeats)
-    folder = open_folder(out)
-    record: dict[str, Any] = {
-        "cores": os.cpu_count(),
-        "versions": versions(),
-        "races": [],
-    }
-    for name in names:
-        record["races"].append(race(name, repeats=repeats, progress=progress))
-        write_metrics(folder, record)
-    if any(found["ratios"] for found in record["races"]):
-        plots.save(plots.rates(record["races"], ours=OURS), folder / "rates.png")
+    with opened(out) as folder:
+        record: dict[str, Any] = {
+            "cores": os.cpu_count(),
+            "versions": versions(),
+            "races": [],
+        }
+        for name in names:
+            record["races"].append(race(name, repeats=repeats, progress=progress))
+            write_metrics(folder, record)
+        if any(found["ratios"] for found in record["races"]):
+            plots.save(plots.rates(record["races"], ours=OURS), folder / "rates.png")
     return record
 
 
@@ -190,3 +193,26 @@ def table(record: dict[str, Any]) -> str:
             )
         lines += [f"{c:18s} not here: {why}" for c, why in found["missing"].items()]
     return "\n".join(lines)
+
+
+def main() -> None:
+    """The command line of the benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.race", description=__doc__)
+    parser.add_argument("workloads", nargs="*", help="names; all of them by default")
+    parser.add_argument("--list", action="store_true", help="list the workloads and exit")
+    parser.add_argument("--repeats", type=int, default=10, help="repeats of each implementation")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="a new folder")
+    options = parser.parse_args()
+    if options.list:
+        print("\n".join(f"{name}\n    {work.about}" for name, work in WORKLOADS.items()))
+        return
+    try:
+        record = run_races(options.workloads or WORKLOADS, options.out, repeats=options.repeats)
+    except (ValueError, OSError) as error:
+        sys.exit(f"benchmarks.race: {error}")
+    print(table(record))
+    print(f"metrics.json and, where there are other libraries, rates.png are in {options.out}")
+
+
+if __name__ == "__main__":
+    main()

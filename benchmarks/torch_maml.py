@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from lml_jax.bench import work
-from lml_jax.bench.work import Episodes, Run
+from benchmarks import work
+from benchmarks.work import Episodes, Run
 
 Module = Any  # of torch.nn, which is not among the requirements
 

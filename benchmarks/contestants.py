@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from lml_jax.bench import ours, torch_loops
-from lml_jax.bench.torch_maml import PEERS, Problem, conv_problem, sine_problem
-from lml_jax.bench.work import Run
+from benchmarks import ours, torch_loops
+from benchmarks.torch_maml import PEERS, Problem, conv_problem, sine_problem
+from benchmarks.work import Run
 
 OURS = "lml_jax"
 

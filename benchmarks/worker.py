@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.contestants import WORKLOADS
 from lml_jax import cpu
-from lml_jax.bench.contestants import WORKLOADS
 
 
 def main(workload: str, contestant: str) -> None:

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from benchmarks import work
+from benchmarks.work import Arrays, Episodes, Run
 from lml_jax import cpu, losses, nets, parallel
-from lml_jax.bench import work
-from lml_jax.bench.work import Arrays, Episodes, Run
 from lml_jax.learners.maml import maml
 from lml_jax.learners.protonet import protonet
 from lml_jax.lifelong.baselines import finetune
