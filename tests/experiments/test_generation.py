@@ -6,13 +6,13 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from matplotlib.image import imread
-
-from lml_jax.checkpoint import Stopped
 from lml_jax.experiments.generator import evaluation as judge
 from lml_jax.experiments.generator import run as generation
 from lml_jax.experiments.generator.run import recipe, run_generation, table
 from lml_jax.experiments.generator.settings import Generation, build
+from matplotlib.image import imread
+
+from lml_jax.checkpoint import Stopped
 from lml_jax.lifelong.run import run_stream
 
 pytest.importorskip("sklearn")

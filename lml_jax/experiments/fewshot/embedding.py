@@ -1,16 +1,13 @@
 """Trained embeddings: frozen statistics, and data whose images are embedded once."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from lml_jax.data.episodes import episodes
-from lml_jax.experiments.fewshot.build import Tasks, learner_of, network_of
+from lml_jax.experiments.fewshot.build import Tasks
 from lml_jax.experiments.fewshot.settings import Plan
-from lml_jax.experiments.record import load_params
 from lml_jax.types import Dataset, Key, Net, Params
 
 FEATURES = Net(init=lambda key, x: {}, apply=lambda params, x: x)  # of data already embedded
@@ -37,17 +34,3 @@ def on_features(plan: Plan, features: Dataset) -> Tasks:
     s = plan.settings
     sample = episodes(features, tasks=50, ways=s.ways, shots=s.test_shots, queries=s.queries)
     return Tasks((), features, sample, sample)
-
-
-def restore(plan: Plan, path: Path, x: Array) -> tuple[Net, Params]:
-    """The network and the parameters that a run of this plan wrote; `x` are like its images.
-
-    Raises:
-        ValueError: if the file does not hold them.
-    """
-    net = network_of(plan)
-    learner = learner_of(plan, net, steps=0, ways=plan.settings.train_ways)
-    like = learner.init(jax.random.key(0), x[:2])
-    if net.freeze is not None:
-        like = {**like, "net": net.freeze(like["net"], x[:2])}
-    return net, load_params(path, like)
