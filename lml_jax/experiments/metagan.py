@@ -11,7 +11,6 @@ import optax
 from matplotlib.figure import Figure
 
 from lml_jax import losses, metrics, nets, plots, train
-from lml_jax.checks import check_literals, check_numbers
 from lml_jax.execution import Execution
 from lml_jax.experiments.datasets import made_of
 from lml_jax.experiments.fewshot.build import (
@@ -30,6 +29,7 @@ from lml_jax.experiments.runner import Experiment, Place
 from lml_jax.generative.metagan.metagan import metagan
 from lml_jax.metrics import generators as generator_metrics
 from lml_jax.pixels import as_float
+from lml_jax.settings import check_literals, check_numbers
 from lml_jax.types import ExampleLoss, Key, Learner, Params, TaskGenerator
 
 WATCHED = ("d_loss", "d_real", "d_fake", "d_accuracy", "g_loss", "diversity")

@@ -10,7 +10,6 @@ from jax import Array
 from tqdm import tqdm
 
 from lml_jax import evaluate, metrics, nets
-from lml_jax.checks import check_literals, check_numbers
 from lml_jax.data.arrays import select
 from lml_jax.data.episodes import episodes, fewer_shots
 from lml_jax.execution import execution
@@ -23,6 +22,7 @@ from lml_jax.generative.vaml.images import mlp_parts, vaml
 from lml_jax.generative.vaml.posterior import Weights
 from lml_jax.generative.vaml.regression import vaml_regression
 from lml_jax.params import save_params
+from lml_jax.settings import check_literals, check_numbers
 from lml_jax.types import Dataset, Learner, Params, Task, TaskGenerator
 
 

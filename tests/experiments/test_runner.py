@@ -123,7 +123,8 @@ def test_a_finished_run_is_extended_and_keeps_its_rows(tmp_path):
     ]  # fmt: skip
     assert read_metrics(tmp_path / "out") == result
     # What was finished comes from its checkpoint, with its record at hand.
-    assert calls[0] == ("b", 0, {"learner": "b", "seed": 0, "score": 0, "config": vars(Settings())}, 1)
+    row = {"learner": "b", "seed": 0, "score": 0, "config": vars(Settings())}
+    assert calls[0] == ("b", 0, row, 1)
     assert [call[3] for call in calls] == [1, 0, 0]
 
 

@@ -64,8 +64,8 @@ def test_augmentation_chooses_on_held_out_alphabets_and_pairs_its_arms(tmp_path,
         one, other = name.split(" - ")
         assert found["mean"] == pytest.approx(arms[one] - arms[other])
         assert name in report
+    settings = replace(settings, vaml=replace(small, held_out=0))
     with pytest.raises(ValueError, match="held_out must be at least 1"):
-        settings = replace(settings, vaml=replace(small, held_out=0))
         runner.run(AUGMENTATION, settings, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, NamedTuple
 
-from lml_jax.checks import check_literals, check_numbers, known
+from lml_jax.checks import known
 from lml_jax.experiments.choices import one_of
 from lml_jax.experiments.datasets import DataEntry, data_entry, datasets
 from lml_jax.experiments.fewshot.learners import FewShotEntry, few_shot_learners
+from lml_jax.settings import check_literals, check_numbers
 
 Split = Literal["maml-random", "vinyals", "background/evaluation"]
 Schedule = Literal["constant", "cosine", "halving"]

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lml_jax.checkpoint import Keeper
-from lml_jax.checks import check_seeds, known
+from lml_jax.checks import known
 from lml_jax.experiments.datasets import made_of
 from lml_jax.experiments.lifelong.generator_measures import measurements
 from lml_jax.experiments.lifelong.learners import (
@@ -35,6 +35,7 @@ from lml_jax.experiments.runner import Part, Place, run_parts
 from lml_jax.lifelong.run import StreamRun
 from lml_jax.lifelong.run import run as run_stream
 from lml_jax.params import save_params
+from lml_jax.settings import check_seeds
 from lml_jax.types import LifelongLearner, Metrics, Params
 
 SHOWN = ("loss", "d_loss", "diversity", "bound")  # on the bar, as far as a learner has them

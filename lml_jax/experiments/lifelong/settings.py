@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
-from lml_jax.checks import check_literals, check_numbers, known
+from lml_jax.checks import known
 from lml_jax.execution import Execution, execution
 from lml_jax.experiments.choices import one_of
 from lml_jax.experiments.datasets import DataEntry, data_entry, datasets
 from lml_jax.experiments.fewshot.learners import few_shot_learners
 from lml_jax.experiments.networks import NetworkEntry, networks
 from lml_jax.experiments.record import Record
+from lml_jax.settings import check_literals, check_numbers
 
 Option = int | float | str | bool
 STEPS = {"quick": 200, "full": 1000}  # updates per task, by budget
