@@ -1,9 +1,10 @@
 """The `lml-jax` command."""
 
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -109,7 +110,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # help and progress bars too
             stream.reconfigure(errors="replace")
-    commands = {"lifelong": lifelong, "fewshot": fewshot, "reproduce": reproduce}
+    commands: dict[str, Callable[..., Any]] = {
+        "lifelong": lifelong,
+        "fewshot": fewshot,
+        "reproduce": reproduce,
+    }
     try:
         with literals():
             tyro.extras.subcommand_cli_from_dict(commands, prog="lml-jax")

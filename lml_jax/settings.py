@@ -1,7 +1,7 @@
 """Checks of settings: records of numbers and names that a command or a notebook gave."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -29,7 +29,7 @@ def check_literals(settings: Any) -> None:
             known(value, choices, what=name.replace("_", " "))
 
 
-def check_numbers(settings: Any, *, least: dict[str, float], above: Iterable[str] = ()) -> None:
+def check_numbers(settings: Any, *, least: Mapping[str, float], above: Iterable[str] = ()) -> None:
     """Raise ValueError, naming it, for a number below its `least` or not `above` 0; None passes.
 
     Example:

@@ -1,7 +1,7 @@
 """Data augmentation with samples of VAML, compared with affine copies of the support set."""
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import NamedTuple
 
@@ -167,5 +167,5 @@ AUGMENTATION: Experiment[Augmentation, Built, Trained] = Experiment(
     lambda built, place: vaml.train_vaml(built.setup, place),
     score_arms,
     table,
-    lambda built: built.settings,
+    lambda built: asdict(built.settings),
 )

@@ -1,33 +1,41 @@
 """Settings whose values are names: shown by `--help`, checked with "did you mean"."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal, get_args
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 
-def one_of(names: Iterable[str]) -> Any:
-    """For `Annotated[str, one_of(entries)]`: the names of a dictionary, read when help is shown."""
-    return tyro.conf.arg(
-        constructor_factory=lambda: Annotated[str, _spec(names, 1, lambda text: text[0], str)]
-    )
+def one_of(names: Iterable[str] | Callable[[], Iterable[str]]) -> Any:
+    """For `Annotated[str, one_of(entries)]`: the names in a dictionary, or that a function gives.
+
+    They are read when a command runs, so that entries of the user's own are among them.
+    """
+
+    def made() -> Any:
+        return Annotated[str, _spec(names, 1, lambda text: text[0], str)]
+
+    return tyro.conf.arg(constructor_factory=made)
 
 
 def several_of(names: Iterable[str]) -> Any:
     """For `Annotated[tuple[str, ...], several_of(entries)]`."""
-    return tyro.conf.arg(
-        constructor_factory=lambda: Annotated[
-            tuple[str, ...], _spec(names, "*", tuple, lambda value: " ".join(value))
-        ]
-    )
+
+    def made() -> Any:
+        return Annotated[tuple[str, ...], _spec(names, "*", tuple, lambda value: " ".join(value))]
+
+    return tyro.conf.arg(constructor_factory=made)
 
 
-def _spec(names: Iterable[str], nargs: Any, read: Any, show: Any) -> PrimitiveConstructorSpec:
+def _spec(
+    names: Iterable[str] | Callable[[], Iterable[str]], nargs: Any, read: Any, show: Any
+) -> PrimitiveConstructorSpec:
+    listed = ",".join(names() if callable(names) else names)
     # A value is only read here: whoever resolves the settings checks it and names the nearest.
     return PrimitiveConstructorSpec(
         nargs=nargs,
-        metavar="{" + ",".join(names) + "}" + ("..." if nargs == "*" else ""),
+        metavar="{" + listed + "}" + ("..." if nargs == "*" else ""),
         instance_from_str=read,
         is_instance=lambda value: isinstance(value, str | tuple),
         str_from_instance=show,

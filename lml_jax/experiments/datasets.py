@@ -129,7 +129,7 @@ def data_entry(name: str, *, data_dir: str | None = None, command: str) -> DataE
     Args:
         name: of an entry in `datasets`.
         data_dir: the folder that was asked for.
-        command: what needs it: "streams", "few-shot" (which meta-trains) or "generators".
+        command: what needs it: "streams" or "few-shot".
 
     Raises:
         ValueError: for an unknown name, a folder that the data set would ignore, or a data set
@@ -142,16 +142,21 @@ def data_entry(name: str, *, data_dir: str | None = None, command: str) -> DataE
             f"data_dir is {str(data_dir)!r}, but {name!r} reads no folder; expected data among "
             f"{', '.join(reading)}"
         )
-    few_shot = command == "few-shot"
-    usable = {
-        other for other, found in datasets.items()
-        if (few_shot and found.tasks) or (found.background if few_shot else found.stream)
-    }  # fmt: skip
+    usable = names_for(command)
     if name not in usable:
-        lacks = "classes to meta-train on" if few_shot else "classes"
-        listed = ", ".join(other for other in datasets if other in usable)
-        raise ValueError(f"{name!r} has no {lacks}; data for {command}: {listed}")
+        lacks = "classes to meta-train on" if command == "few-shot" else "classes"
+        raise ValueError(f"{name!r} has no {lacks}; data for {command}: {', '.join(usable)}")
     return entry
+
+
+def names_for(command: str) -> list[str]:
+    """Data sets for "streams", or for "few-shot", which needs classes to meta-train on."""
+    few_shot = command == "few-shot"
+    return [
+        name
+        for name, entry in datasets.items()
+        if (few_shot and entry.tasks) or (entry.background if few_shot else entry.stream)
+    ]
 
 
 def made_of(entry: DataEntry, **parts: Dataset | None) -> Record:

@@ -1,6 +1,6 @@
 """A few-shot learner with and without MetaGAN: the same start and episodes, paired differences."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +22,7 @@ from lml_jax.experiments.fewshot.build import (
     tasks_of,
 )
 from lml_jax.experiments.fewshot.run import identity_of, keys_of, scores_of
-from lml_jax.experiments.fewshot.settings import FewShot, Plan, Resolved, resolve
+from lml_jax.experiments.fewshot.settings import FewShot, Plan, resolve
 from lml_jax.experiments.progress import Trained, train_with_bar
 from lml_jax.experiments.record import Record, resumable
 from lml_jax.experiments.runner import Experiment, Place
@@ -57,31 +57,10 @@ class MetaGan:
     collapse: float = 0.5  # warn below this diversity
 
 
-@dataclass(frozen=True)
-class ResolvedPair:
-    """`MetaGan` with the defaults of its base filled in."""
-
-    base: Resolved
-    role: str
-    generated: int
-    generated_weight: float
-    generated_from: int
-    loss: str
-    penalty: float
-    logit_offset: str
-    encoder: tuple[int, ...]
-    code: int
-    generator: tuple[int, ...]
-    noise: int
-    rate: float
-    ema: float
-    collapse: float
-
-
 class Pair(NamedTuple):
     """What a comparison is made of; `learner` and `generator` are those of MetaGAN."""
 
-    settings: ResolvedPair
+    settings: MetaGan
     plan: Plan
     tasks: Tasks
     learner: Learner
@@ -105,19 +84,17 @@ def build(settings: MetaGan) -> Pair:
     check_literals(settings)
     check_numbers(settings, least={"generated": 1, "code": 1, "noise": 1}, above=("rate",))
     plan = resolve(settings.base)
-    own = {name: value for name, value in vars(settings).items() if name != "base"}
-    resolved = ResolvedPair(base=plan.settings, **own)
     tasks = tasks_of(plan)
     shape = tasks.sample(tasks.train_set, jax.random.key(0)).support.x.shape[2:]
     s = plan.settings
     learner, generator = with_generator(
-        resolved, plan, shape, steps=s.inner_steps, ways=s.train_ways
+        settings, plan, shape, steps=s.inner_steps, ways=s.train_ways
     )
-    return Pair(resolved, plan, tasks, learner, generator, execution_of(plan))
+    return Pair(settings, plan, tasks, learner, generator, execution_of(plan))
 
 
 def with_generator(
-    s: ResolvedPair, plan: Plan, shape: tuple[int, ...], *, steps: int, ways: int
+    s: MetaGan, plan: Plan, shape: tuple[int, ...], *, steps: int, ways: int
 ) -> tuple[Learner, TaskGenerator]:
     """The learner of the plan under MetaGAN, with so many inner steps and classes."""
     net = network_of(plan)
@@ -164,7 +141,7 @@ def by_part(rules: dict[str, optax.GradientTransformation]) -> optax.GradientTra
 
 def train_both(pair: Pair, place: Place) -> tuple[BothTrained, dict[str, float]]:
     """Both arms, from the same parameters of the learner, on the same training episodes."""
-    s, plan, tasks, how = pair.settings, pair.plan, pair.tasks, pair.how
+    plan, tasks, how = pair.plan, pair.tasks, pair.how
     key_init, key_train, _ = keys_of(plan.settings.seed)
     state = pair.generator.init(key_init, tasks.sample(tasks.train_set, key_train).support.x[0])
     base = plan.settings
@@ -179,14 +156,14 @@ def train_both(pair: Pair, place: Place) -> tuple[BothTrained, dict[str, float]]
         how=how,
         place=place,
     )
-    with place.keeping(resumable(s), part="alone") as keeper:
+    with place.keeping(resumable(config_of(pair)), part="alone") as keeper:
         alone = own(
             train.make_train_step(train.episode_loss(learner), tx),
             state=train.init_state(state.params["d"]["learner"], tx),
             about=f"train {base.learner} alone",
             keeper=keeper,
         )
-    with place.keeping(resumable(s), part="metagan") as keeper:
+    with place.keeping(resumable(config_of(pair)), part="metagan") as keeper:
         both = own(
             pair.generator.step,
             state=state,
@@ -246,7 +223,7 @@ def compared(plan: Plan, alone: np.ndarray, both: np.ndarray) -> Record:
     }
 
 
-def last_tenth(history: dict[str, np.ndarray], s: ResolvedPair) -> Record:
+def last_tenth(history: dict[str, np.ndarray], s: MetaGan) -> Record:
     """Metrics of D and G over the last tenth of the training, and a warning of a collapse."""
     found: Record = {}
     for name in WATCHED:
@@ -291,11 +268,16 @@ def table(record: Record) -> str:
     return "\n".join([*lines, *([f"  {record['warning']}"] if record["warning"] else [])])
 
 
+def config_of(pair: Pair) -> Record:
+    """The settings of the record, those of the base resolved."""
+    return {**asdict(pair.settings), "base": asdict(pair.plan.settings)}
+
+
 METAGAN: Experiment[MetaGan, Pair, BothTrained] = Experiment(
     build,
     train_both,
     score_pair,
     table,
-    lambda pair: pair.settings,
+    config_of,
     seeded=lambda settings, seed: replace(settings, base=replace(settings.base, seed=seed)),
 )

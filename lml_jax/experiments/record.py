@@ -4,7 +4,6 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ Record = dict[str, Any]  # what `metrics.json` holds of one run
 _HASHED = 2**26  # bytes of a data set's examples, at most
 
 
-def resumable(settings: Any) -> Record:
+def resumable(config: Record) -> Record:
     """The settings that a checkpoint must agree with, flat: all but the folder of the data.
 
     Those of settings within them are named as in `base.steps`.
@@ -34,7 +33,7 @@ def resumable(settings: Any) -> Record:
             elif name != "data_dir":
                 yield prefix + name, value
 
-    return dict(flat(asdict(settings)))
+    return dict(flat(config))
 
 
 def write_metrics(folder: Path, metrics: Any) -> Path:

@@ -9,9 +9,10 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from lml_jax.checkpoint import Config, Keeper, keeper
 from lml_jax.experiments.record import Record, read_metrics, versions, write_metrics
@@ -62,7 +63,7 @@ class Experiment(NamedTuple, Generic[Settings, Built, Trained]):
         train: (built, place) -> (what was trained, seconds by phase).
         test: (built, trained, place) -> scores. May write files of its own.
         table: a record as text.
-        config: settings as they are recorded, resolved.
+        config: settings for the record, resolved.
         figures: draws a record into a folder.
         seeded: the same settings with another seed.
     """
@@ -71,7 +72,7 @@ class Experiment(NamedTuple, Generic[Settings, Built, Trained]):
     train: Callable[[Built, Place], tuple[Trained, dict[str, float]]]
     test: Callable[[Built, Trained, Place], Record]
     table: Callable[[Record], str]
-    config: Callable[[Built], Any]
+    config: Callable[[Built], Record]
     figures: Callable[[Record, Path], None] = lambda record, folder: None
     seeded: Callable[[Settings, int], Settings] = lambda settings, seed: replace(
         settings,  # type: ignore[type-var]
@@ -120,7 +121,7 @@ def run(
         record = {
             **scores,
             "seconds": {**seconds, "eval": time.perf_counter() - begun},
-            "config": asdict(experiment.config(built)),
+            "config": experiment.config(built),
             "versions": versions(),
         }
         write_metrics(folder, record)
@@ -232,10 +233,13 @@ def run_parts(
             write_metrics(folder, result)
             return result
 
+        def publish(part: Part, record: Record) -> None:
+            write(part, record)
+
         for part in parts:
             place = Place(folder, part.about, None, save_every, progress)
             so_far = records.get(tuple(part.key.values()), {})
-            record = part.run(place, so_far, lambda record, part=part: write(part, record))  # type: ignore[misc]
+            record = part.run(place, so_far, partial(publish, part))
             result = write(part, record)
         figures(result, folder)
     return result

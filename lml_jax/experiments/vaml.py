@@ -1,6 +1,6 @@
 """VAML on sine waves and on Omniglot: train once, test with several numbers of shots."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -188,7 +188,7 @@ def train_vaml(setup: Setup, place: Place) -> tuple[Trained, dict[str, float]]:
     key_init, key_train, _ = keys_of(s.seed)
     sample = fewer_shots(setup.sample, ways=s.ways, shots=s.shots, least=s.least_shots)
     state = setup.generator.init(key_init, first_support(sample, setup.train_set, key_train))
-    with place.keeping(resumable(s)) as keeper:
+    with place.keeping(resumable(asdict(s))) as keeper:
         run = train_with_bar(
             setup.generator.step,
             sample,
@@ -253,9 +253,9 @@ def table(record: Record) -> str:
     )
 
 
-def config_of(setup: Setup) -> Vaml:
+def config_of(setup: Setup) -> Record:
     """The settings of the record."""
-    return setup.settings
+    return asdict(setup.settings)
 
 
 VAML: Experiment[Vaml, Setup, Trained] = Experiment(build, train_vaml, score_vaml, table, config_of)

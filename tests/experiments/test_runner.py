@@ -1,7 +1,7 @@
 """The scaffold of all runs: folders, records, seeds, resume, divergence."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +33,7 @@ def part(learner, seed, *, settings=None, record=None, calls=None):
     settings = settings or Settings()
 
     def work(place, so_far, publish):
-        with place.keeping(resumable(settings)) as keeper:
+        with place.keeping(resumable(vars(settings))) as keeper:
             run = keeper.start({"w": jnp.zeros(2), "done": 0})
             if calls is not None:
                 calls.append((learner, seed, so_far, run["done"]))
@@ -91,10 +91,10 @@ def test_an_interrupted_recipe_resumes(tmp_path):
 
 
 def test_the_folder_of_the_data_may_change_and_nothing_else():
-    here, there = (resumable(Settings(data_dir=folder)) for folder in ("here", "there"))
+    here, there = (resumable(vars(Settings(data_dir=folder))) for folder in ("here", "there"))
     assert here == there
-    assert here != resumable(Settings(steps=7))
-    nested = resumable(MetaGan(FewShot(data_dir="here")))
+    assert here != resumable(vars(Settings(steps=7)))
+    nested = resumable(asdict(MetaGan(FewShot(data_dir="here"))))
     assert nested["base.steps"] == 2000
     assert "base.data_dir" not in nested
     assert METAGAN.seeded(MetaGan(FewShot()), 3).base.seed == 3
@@ -174,13 +174,11 @@ def test_an_experiment_of_ones_own_in_ten_lines(tmp_path):
         return settings
 
     def fit(settings, place):
-        with place.keeping(resumable(settings)) as keeper:
+        with place.keeping(resumable(vars(settings))) as keeper:
             keeper.save(settings.steps, {"w": jnp.ones(1)})
         return settings.steps, {"train": 0.0}
 
-    mine = Experiment(
-        build, fit, lambda built, steps, place: {"score": steps}, str, lambda built: built
-    )
+    mine = Experiment(build, fit, lambda built, steps, place: {"score": steps}, str, vars)
     record = run(mine, Settings(steps=3), tmp_path / "run")
     assert record["score"] == 3
     assert record["config"]["steps"] == 3

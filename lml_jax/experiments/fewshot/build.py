@@ -1,5 +1,6 @@
 """From the plan of a few-shot run to its tasks, network, learner, update rule and loss."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -130,7 +131,7 @@ def learner_of(
 def outer_rule_of(plan: Plan) -> optax.GradientTransformation:
     """The update rule of the outer loop, with the schedule of its rates."""
     s = plan.settings
-    schedules = {
+    schedules: dict[str, Callable[[float], Any]] = {
         "constant": lambda start: start,
         "cosine": lambda start: optax.cosine_decay_schedule(start, s.steps),
         "halving": partial(

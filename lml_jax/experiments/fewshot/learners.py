@@ -163,3 +163,8 @@ few_shot_learners: dict[str, FewShotEntry] = {
     "matching": _embedding(matching, "matching networks"),
     "gemcl": _embedding(gemcl, "GeMCL, Gaussian classes with a meta-trained prior"),
 }  # fmt: skip
+
+
+def embeddings() -> list[str]:
+    """The learners that classify in an embedding."""
+    return [name for name, entry in few_shot_learners.items() if entry.embedding]

@@ -1,6 +1,7 @@
 """Meta-train and meta-test one few-shot learner."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from lml_jax.experiments.fewshot.build import (
 )
 from lml_jax.experiments.fewshot.embedding import FEATURES, embed, frozen, on_features
 from lml_jax.experiments.fewshot.learners import FewShotEntry
-from lml_jax.experiments.fewshot.settings import FewShot, Plan, Resolved, resolve
+from lml_jax.experiments.fewshot.settings import FewShot, Plan, resolve
 from lml_jax.experiments.progress import train_with_bar
 from lml_jax.experiments.record import Record, resumable
 from lml_jax.experiments.runner import Experiment, Place
@@ -94,7 +95,7 @@ def meta_train(built: Built, place: Place) -> tuple[Trained, dict[str, float]]:
     key_init, key_train, _ = keys_of(plan.settings.seed)
     example = tasks.sample(tasks.train_set, key_train).support.x[0]
     tx = outer_rule_of(plan)
-    with place.keeping(resumable(plan.settings)) as keeper:
+    with place.keeping(resumable(config_of(built))) as keeper:
         run = train_with_bar(
             train.make_train_step(loss_of(plan, learner), tx),
             tasks.sample,
@@ -199,9 +200,9 @@ def summary_of(plan: Plan, scores: np.ndarray) -> Record:
     }
 
 
-def config_of(built: Built) -> Resolved:
+def config_of(built: Built) -> Record:
     """The settings of the record."""
-    return built.plan.settings
+    return asdict(built.plan.settings)
 
 
 def draw(record: Record, folder: Path) -> None:

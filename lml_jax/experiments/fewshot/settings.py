@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from lml_jax.checks import known
 from lml_jax.experiments.choices import one_of
-from lml_jax.experiments.datasets import DataEntry, data_entry, datasets
+from lml_jax.experiments.datasets import DataEntry, data_entry, names_for
 from lml_jax.experiments.fewshot.learners import FewShotEntry, few_shot_learners
 from lml_jax.settings import check_literals, check_numbers
 
@@ -20,7 +20,7 @@ class FewShot:
     """Settings of a few-shot run. None takes the default of the learner and the data."""
 
     learner: Annotated[str, one_of(few_shot_learners)] = "maml"
-    data: Annotated[str, one_of(datasets)] = "glyphs"
+    data: Annotated[str, one_of(lambda: names_for("few-shot"))] = "glyphs"
     split: Split = "maml-random"  # of Omniglot's characters
     size: int = 28  # pixels a side, of glyphs and Omniglot
     ways: int = 5  # classes per test episode

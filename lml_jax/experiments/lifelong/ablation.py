@@ -105,7 +105,7 @@ def generators(runs: Mapping[str, list[Record]]) -> tuple[Record, str]:
 def compared(runs: Mapping[str, list[Record]]) -> tuple[Record, str]:
     """Each arm's figures and its paired differences to the first arm, and a table of them."""
     first = next(iter(runs.values()))
-    comparison = {
+    comparison: dict[str, dict[str, Any]] = {
         arm: {
             key: {
                 "mean": float(np.mean([run[key] for run in own])),

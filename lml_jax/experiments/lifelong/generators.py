@@ -1,7 +1,7 @@
 """Generators of the classes of a stream, as the generative learners train them."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import jax
 import optax
@@ -48,7 +48,7 @@ def gan(c: "Context") -> StreamGenerator:
         condition="both" if again else "class",
         retention=retention(discriminator, memory.class_balanced(s.per_class, classes=classes)),
         retention_weight=c.plan.retention_weight,
-        reduction=c.plan.reduction,
+        reduction=_reduction(c.plan),
         past_batch=c.plan.past_batch,
     )
 
@@ -77,7 +77,7 @@ def vaml(c: "Context") -> StreamGenerator:
         classes=c.stream.classes,
         retention=retention(),
         retention_weight=c.plan.retention_weight,
-        reduction=c.plan.reduction,
+        reduction=_reduction(c.plan),
         past_batch=c.plan.past_batch,
     )
 
@@ -90,6 +90,12 @@ def shape_of(stream: Stream) -> tuple[int, ...]:
 def check_images(stream: Stream) -> None:
     """Raise ValueError for training images outside 0..1, which nothing could see inside jit."""
     check_range(stream.x, (0.0, 1.0))
+
+
+def _reduction(plan: "Plan") -> Literal["sum", "mean"]:
+    if plan.reduction == "normalised":
+        raise ValueError("reduction of a generator must be sum or mean, got 'normalised'")
+    return plan.reduction
 
 
 def _rate(plan: "Plan") -> optax.Schedule:

@@ -118,7 +118,7 @@ def _maml(c: Context) -> LifelongLearner:
         c.classifier,
         c.tx,
         c.space,
-        bank=memory.per_task(s.capacity, tasks=c.stream.tasks),
+        bank=memory.task_indexed(s.capacity, tasks=c.stream.tasks),
         decay=s.decay,
         reduction=c.plan.reduction,
         every_task=s.every_task,

@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal, NamedTuple
 from lml_jax.checks import known
 from lml_jax.execution import Execution, execution
 from lml_jax.experiments.choices import one_of
-from lml_jax.experiments.datasets import DataEntry, data_entry, datasets
-from lml_jax.experiments.fewshot.learners import few_shot_learners
+from lml_jax.experiments.datasets import DataEntry, data_entry, names_for
+from lml_jax.experiments.fewshot.learners import embeddings
 from lml_jax.experiments.networks import NetworkEntry, networks
 from lml_jax.experiments.record import Record
+from lml_jax.generative.gan.retention import RETENTIONS
 from lml_jax.settings import check_literals, check_numbers
 
+Reduction = Literal["sum", "mean", "normalised"]
 Option = int | float | str | bool
 STEPS = {"quick": 200, "full": 1000}  # updates per task, by budget
 
@@ -21,7 +23,7 @@ STEPS = {"quick": 200, "full": 1000}  # updates per task, by budget
 class Lifelong:
     """Settings of lifelong runs. None takes the default of the data or of each learner."""
 
-    data: Annotated[str, one_of(datasets)] = "glyphs"
+    data: Annotated[str, one_of(lambda: names_for("streams"))] = "glyphs"  # of the stream
     scenario: Literal["class", "domain", "task"] = "class"  # class-, domain- or task-incremental
     tasks: int | None = None  # in the stream
     classes_per_task: int | None = None  # in a domain-incremental stream, of every task
@@ -33,9 +35,9 @@ class Lifelong:
     shots: int = 5  # support examples per class in an episode
     queries: int = 5  # query examples per class in an episode
     meta_batch: int = 4  # episodes per update
-    net: Annotated[str, one_of(networks)] = "mlp"
+    net: Annotated[str, one_of(networks)] = "mlp"  # of the learners
     width: int = 256  # of each hidden layer of the mlp
-    inner_steps: int = 1
+    inner_steps: int = 1  # of the inner loop
     inner_rate: float = 0.1  # step size of the inner loop
     outer_rate: float | None = None  # step size of the outer loop
     from_scratch: bool = False  # start from random parameters, without meta-training
@@ -44,16 +46,18 @@ class Lifelong:
     start_seed: int = 0  # of the meta-training, the same start for all seeds
     decay: float | None = 0.9  # lambda of the weights of past tasks, in (0, 1]; None: no past tasks
     retention_weight: float | None = None  # of the retention loss
-    reduction: Literal["sum", "mean", "normalised"] | None = None  # over past tasks
+    reduction: Reduction | None = None  # over past tasks
     every_task: bool = False  # use every past task at each update, instead of a random one
     past_batch: int | None = None  # examples of past tasks per update
     capacity: int = 50  # examples stored per task, of lifelong-maml
-    few_shot: Annotated[str, one_of(few_shot_learners)] = "protonet"  # of the memory learner
+    few_shot: Annotated[str, one_of(embeddings)] = "protonet"  # of the memory learner
     per_class: int = 10  # examples stored per class, of the memory learner and of a GAN with a bank
     memory_shots: int = 5  # stored examples per class in a support set
     recall_by: Literal["samples", "statistics"] = "samples"  # of the memory learner
-    retention: str = "align"  # retention loss of a generator
-    gan_loss: Literal["relativistic", "non_saturating", "saturating"] = "relativistic"
+    retention: Annotated[str, one_of(RETENTIONS)] = "align"  # retention loss of a generator
+    gan_loss: Literal["relativistic", "non_saturating", "saturating"] = (
+        "relativistic"  # loss of a GAN
+    )
     penalty: float = 1.0  # weight of the gradient penalties of a GAN
     ema: float = 0.998  # of the weights of a GAN's generator
     noise: int = 32  # length of a generator's z
@@ -87,7 +91,7 @@ class Plan(NamedTuple):
     steps: int  # per task
     outer_rate: float = 1e-3
     retention_weight: float = 1.0
-    reduction: str = "mean"
+    reduction: Reduction = "mean"
     past_batch: int = 25
     options: Mapping[str, Option] = {}
 
@@ -107,12 +111,10 @@ def resolve(settings: Lifelong) -> Plan:
     """
     s = settings
     data = data_entry(s.data, data_dir=s.data_dir, command="streams")
+    known(s.retention, RETENTIONS, what="retention loss of a generator")
     net = networks[known(s.net, networks, what="network")]
     check_literals(s)
-    few_shot = few_shot_learners[known(s.few_shot, few_shot_learners, what="few-shot learner")]
-    if not few_shot.embedding:
-        names = [name for name, entry in few_shot_learners.items() if entry.embedding]
-        raise ValueError(f"few_shot must classify in an embedding: {names}, got {s.few_shot!r}")
+    known(s.few_shot, embeddings(), what="few-shot learner with an embedding")
     least = dict.fromkeys(
         ("steps", "shots", "queries", "meta_batch", "width", "start_steps", "start_ways",
          "past_batch", "capacity", "per_class", "memory_shots", "noise", "code", "samples",

@@ -69,7 +69,8 @@ def divided(data: Dataset, tasks: int, classes: int) -> Dataset:
     sizes = np.bincount(np.asarray(data.group))
     if len(sizes) == 1 or np.sum(sizes >= classes) >= tasks or np.sum(sizes // classes) < tasks:
         return data
-    group, names = np.zeros(data.classes, np.int32), []
+    group = np.zeros(data.classes, np.int32)
+    names: list[str] = []
     for own in np.flatnonzero(sizes):
         rows = np.flatnonzero(np.asarray(data.group) == own)
         for piece in np.array_split(rows, max(1, sizes[own] // classes)):
