@@ -105,11 +105,7 @@ WORKLOADS = {
         "runs/s",
         1,
         _ONLINE,
-        {
-            OURS: ours.online,
-            "torch": torch_loops.online,
-            "avalanche": torch_loops.online_avalanche,
-        },
+        {OURS: ours.online, "torch": torch_loops.online, "avalanche": torch_loops.online_avalanche},
         steps=1,
     ),
 }

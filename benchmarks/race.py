@@ -17,8 +17,8 @@ from tqdm import tqdm
 from benchmarks.contestants import OURS, WORKLOADS
 from lml_jax import plots
 from lml_jax.checks import known
+from lml_jax.experiments.folder import opened
 from lml_jax.experiments.record import versions, write_metrics
-from lml_jax.experiments.runner import opened
 
 
 class Process:
@@ -159,11 +159,7 @@ def run_races(
     names = [known(name, WORKLOADS, what="workload") for name in names]
     _check(repeats)
     with opened(out) as folder:
-        record: dict[str, Any] = {
-            "cores": os.cpu_count(),
-            "versions": versions(),
-            "races": [],
-        }
+        record: dict[str, Any] = {"cores": os.cpu_count(), "versions": versions(), "races": []}
         for name in names:
             record["races"].append(race(name, repeats=repeats, progress=progress))
             write_metrics(folder, record)

@@ -1,7 +1,7 @@
 """Data augmentation with samples of VAML, compared with affine copies of the support set."""
 
 import itertools
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -168,4 +168,5 @@ AUGMENTATION: Experiment[Augmentation, Built, Trained] = Experiment(
     score_arms,
     table,
     lambda built: asdict(built.settings),
+    seeded=lambda settings, seed: replace(settings, vaml=replace(settings.vaml, seed=seed)),
 )

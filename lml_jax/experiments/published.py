@@ -95,219 +95,147 @@ ALPHABETS = replace(DIGITS, data="omniglot", tasks=10, classes_per_task=5, shots
                     from_scratch=True)  # fmt: skip
 REPLAY = {"retention": "replay", "reduction": "sum"}
 
+# fmt: off
 recipes: dict[str, Recipe] = {
     "sine-maml": Recipe(
         "sine, MAML trained with K = 10, tested with K = 5; 3 seeds",
         "Finn et al. 2017, table 2: MSE 0.67 / 0.38 / 0.35 after 1 / 5 / 10 steps",
-        SINE,
-        few_shot(seeds=3),
-    ),
+        SINE, few_shot(seeds=3)),
     "sine-meta-sgd": Recipe(
         "the same with one learned step size per parameter; 3 seeds",
         "PARL's reimplementation of MAML++: 0.34 ± 0.01",
-        replace(SINE, learner="meta-sgd", inner_rate=0.01),
-        few_shot(seeds=3),
-    ),
+        replace(SINE, learner="meta-sgd", inner_rate=0.01), few_shot(seeds=3)),
     "sine-maml++": Recipe(
         "the same with five learned step sizes per array, the last repeated at test; 3 seeds",
         "PARL's reimplementation of MAML++: 0.34 ± 0.01",
         replace(SINE, learner="maml++", inner_steps=5, report_step=10, steps=20_000),
-        few_shot(seeds=3),
-    ),
+        few_shot(seeds=3)),
     "omniglot-maml": Recipe(
         "Omniglot 5-way 1-shot, maml-random, second order; the full 60,000 steps, for a GPU",
         "Finn et al. 2017, table 1: 98.7 ± 0.4 %",
-        OMNIGLOT,
-        few_shot(),
-    ),
+        OMNIGLOT, few_shot()),
     "omniglot-maml-45min": Recipe(
         "the same, as far as 45 minutes on two CPU cores go",
         "Finn et al. 2017, table 1: 98.7 ± 0.4 %",
-        replace(SHORT, steps=8_000),
-        few_shot(minutes=45),
-    ),
+        replace(SHORT, steps=8_000), few_shot(minutes=45)),
     "omniglot-maml-group": Recipe(
         "the same with GroupNorm, 2,000 steps",
         "none with this normalisation",
-        replace(SHORT, batch_statistics="group"),
-        few_shot(minutes=15),
-    ),
+        replace(SHORT, batch_statistics="group"), few_shot(minutes=15)),
     "omniglot-maml-background": Recipe(
         "the same on background/evaluation, 2,000 steps",
         "none for MAML on this split",
-        BACKGROUND,
-        few_shot(minutes=15),
-    ),
+        BACKGROUND, few_shot(minutes=15)),
     "omniglot-sequence": Recipe(
         "600 of Omniglot's evaluation classes learned one after another, 15 images each; 20 draws",
         "held-out accuracy at 600: ANML 63.8 %; at 84x84 ProtoNet 83.7 %, GeMCL 86.9 %",
-        SEQUENCE,
-        lambda s: over_seeds(sequence(), s),
-    ),
+        SEQUENCE, lambda s: over_seeds(sequence(), s)),
     "omniglot-sequence-84": Recipe(
         "the same at 84x84 with GeMCL's own schedule, 20 ways, 5 + 15 images, rate halved every "
         "2,000 steps; 3 trainings, for a GPU",
         "GeMCL 86.9 %, ProtoNet 83.7 %",
-        SEQUENCE_84,
-        lambda s: over_seeds(sequence(), s, seeds=3),
-    ),
+        SEQUENCE_84, lambda s: over_seeds(sequence(), s, seeds=3)),
     "omniglot-protonet": Recipe(
         "Omniglot, ProtoNet, vinyals: four cells from one network, as far as two CPU cores go",
         "Snell et al. 2017: 98.8 / 99.7 / 96.0 / 98.9 % (5w1s, 5w5s, 20w1s, 20w5s)",
-        CELLS,
-        lambda s: over_seeds(cells(), s),
-    ),
+        CELLS, lambda s: over_seeds(cells(), s)),
     "omniglot-matching": Recipe(
         "the same with Matching Networks, cosine and learned temperature",
         "Vinyals et al. 2016: 98.1 / 98.9 / 93.8 / 98.5 %",
-        replace(CELLS, learner="matching"),
-        lambda s: over_seeds(cells(), s),
-    ),
+        replace(CELLS, learner="matching"), lambda s: over_seeds(cells(), s)),
     "omniglot-protonet-full": Recipe(
         "ProtoNet's own schedule, 60 ways, rate halved every 2,000 steps, for a GPU",
         "Snell et al. 2017: 98.8 / 99.7 / 96.0 / 98.9 %",
         replace(CELLS, train_ways=60, steps=20_000, schedule="halving"),
-        lambda s: over_seeds(cells(), s),
-    ),
+        lambda s: over_seeds(cells(), s)),
     "history": Recipe(
         "lifelong MAML on 10 Omniglot alphabets x 5 classes, lambda in none, 0.5, 0.9, 1; 5 seeds, "
         "from a meta-trained start",
         "no published value; the arms are compared with each other",
-        replace(STREAM, from_scratch=False, start_steps=2000),
-        lambda s: ablation(HISTORY, s),
-    ),
+        replace(STREAM, from_scratch=False, start_steps=2000), lambda s: ablation(HISTORY, s)),
     "history-from-scratch": Recipe(
         "the same from random parameters",
         "no published value; the arms are compared with each other",
-        STREAM,
-        lambda s: ablation(HISTORY, s),
-    ),
+        STREAM, lambda s: ablation(HISTORY, s)),
     "retention": Recipe(
         "the memory learner (ProtoNet) on the same streams from random parameters, with the weight "
         "of its retention loss in 0, 0.3, 1, and recall by stored statistics; 5 seeds",
         "no published value; the arms are compared with each other",
-        STREAM,
-        lambda s: ablation(RETENTION, s),
-    ),
+        STREAM, lambda s: ablation(RETENTION, s)),
     "vaml-sine": Recipe(
         "sine, VAML trained with 3 to 10 points, tested with 5 and 10; mean squared error, 3 seeds",
         "no published value; a pilot experiment: 0.281 with 5, 0.044 with 10, after 195 s",
-        VAML_SINE,
-        lambda s: over_seeds(VAML, s, seeds=3),
-    ),
+        VAML_SINE, lambda s: over_seeds(VAML, s, seeds=3)),
     "vaml-omniglot": Recipe(
         "Omniglot 5-way, background/evaluation, VAML's classifier by evidence, trained on the "
         "evidence and on log p(y|x, S) x 100; 60 minutes",
         "no published value; a pilot experiment: 66.5 and 83.9 % after 250 s",
-        Vaml(),
-        lambda s: over_seeds(VAML, s, minutes=55),
-    ),
+        Vaml(), lambda s: over_seeds(VAML, s, minutes=55)),
     "vaml-omniglot-mlp": Recipe(
         "the same with a perceptron for an encoder, 24,000 steps, for a CPU",
         "as above; targets: 80 and 92 %",
-        Vaml(encoder="mlp", steps=24_000),
-        lambda s: over_seeds(VAML, s),
-    ),
+        Vaml(encoder="mlp", steps=24_000), lambda s: over_seeds(VAML, s)),
     "vaml-omniglot-evidence": Recipe(
         "the same, trained on the evidence alone",
         "as above",
-        Vaml(discriminative=0.0),
-        lambda s: over_seeds(VAML, s, minutes=55),
-    ),
+        Vaml(discriminative=0.0), lambda s: over_seeds(VAML, s, minutes=55)),
     "vaml-omniglot-head": Recipe(
         "the same with the amortised head",
         "none for this head, which reads the code and not the features of VERSA",
-        Vaml(head=True),
-        lambda s: over_seeds(VAML, s, minutes=55),
-    ),
+        Vaml(head=True), lambda s: over_seeds(VAML, s, minutes=55)),
     "metagan-omniglot": Recipe(
         "Omniglot 5-way 1-shot, background/evaluation, 2,000 steps of MAML (GroupNorm) with "
         "MetaGAN's unlabelled negatives of weight 1/4, minus the same without; 3 seeds",
         "none confirmed on this split; target: never worse by more than 0.5 point",
-        PAIR,
-        lambda s: over_seeds(METAGAN, s, seeds=3),
-    ),
+        PAIR, lambda s: over_seeds(METAGAN, s, seeds=3)),
     "metagan-omniglot-protonet": Recipe(
         "the same on ProtoNet, trained with 20 ways, relativistic with R1 + R2",
         "as above",
-        PAIR_PROTONET,
-        lambda s: over_seeds(METAGAN, s, seeds=3),
-    ),
+        PAIR_PROTONET, lambda s: over_seeds(METAGAN, s, seeds=3)),
     "vaml-omniglot-augmentation": Recipe(
         "Omniglot 5-way, evaluation classes: logistic regression from scratch on S, with 40 "
         "samples of VAML per class, with 40 affine copies, with both; 1,000 paired episodes",
         "no published value; a pilot experiment, 1 / 5 shots: none 46.1 / 73.4 %, generated "
         "56.2 / 79.6, affine 65.3 / 83.3; targets: +8 / +5 over none, and no less than affine",
-        Augmentation(),
-        lambda s: over_seeds(AUGMENTATION, s, minutes=55),
-    ),
+        Augmentation(), lambda s: over_seeds(AUGMENTATION, s, minutes=55)),
     "vaml-omniglot-augmentation-mlp": Recipe(
         "the same with a perceptron for an encoder, for a CPU",
         "as above",
-        Augmentation(vaml=Vaml(encoder="mlp", held_out=5)),
-        lambda s: over_seeds(AUGMENTATION, s, minutes=15),
-    ),
+        Augmentation(vaml=Vaml(encoder="mlp", held_out=5)), lambda s: over_seeds(AUGMENTATION,
+        s, minutes=15)),
     "generator-digits": Recipe(
         "8x8 digits, class-incremental 5 x 2, a GAN with each retention loss; 3 seeds",
         "targets, all-class CAS, exemplar-free: align 0.96, replay 0.975, lambda = 1 at least 0.40 "
         "above lambda = 0; a pilot experiment: 0.97, 0.99, 0.46, frozen D 0.19",
-        DIGITS,
-        arms(
-            arms_of(
-                "lifelong-gan",
-                {
-                    "align": {},
-                    "replay": REPLAY,
-                    "bank": {"retention": "bank"},
-                    "none": {"retention": "none"},
-                    "frozen_discriminator": {"retention": "frozen_discriminator"},
-                },
-            )
-        ),
-    ),
+        DIGITS, arms(arms_of("lifelong-gan", {"align": {}, "replay": REPLAY, "bank":
+        {"retention": "bank"}, "none": {"retention": "none"}, "frozen_discriminator":
+        {"retention": "frozen_discriminator"}}))),
     "generator-digits-10": Recipe(
         "8x8 digits, one class after another, 10 x 1, align and replay; 3 seeds",
         "targets, align: CAS 0.96, recall 0.80, two-sample test at most 0.65, diversity 0.85; a "
         "pilot experiment: 0.975 / 0.877 / 0.58 / 0.87",
-        ONE_BY_ONE,
-        arms(arms_of("lifelong-gan", {"align": {}, "replay": REPLAY})),
-    ),
+        ONE_BY_ONE, arms(arms_of("lifelong-gan", {"align": {}, "replay": REPLAY}))),
     "generator-mnist": Recipe(
         "Split MNIST, class-incremental, 5 tasks x 2,000 iterations x 128, exemplar-free",
         "van de Ven and Tolias 2019: DGR 90.8 %, with distillation 91.8; BI-R (2020) 94.4",
-        SPLIT_MNIST,
-        arms(arms_of("lifelong-gan", {"align": {}})),
-    ),
+        SPLIT_MNIST, arms(arms_of("lifelong-gan", {"align": {}}))),
     "generator-digits-vaml": Recipe(
         "8x8 digits, class-incremental 5 x 2, VAML with each retention loss; 3 seeds",
         "no published value; compare with generator-digits",
-        replace(DIGITS, noise=8, reconstruction_weight=4.0),
-        arms(
-            arms_of(
-                "lifelong-vaml", {name: {"retention": name} for name in ("align", "replay", "none")}
-            )
-        ),
-    ),
+        replace(DIGITS, noise=8, reconstruction_weight=4.0), arms(arms_of("lifelong-vaml",
+        {name: {"retention": name} for name in ("align", "replay", "none")}))),
     "generator-mnist-vaml": Recipe(
         "Split MNIST as generator-mnist, VAML",
         "van de Ven and Tolias 2019: DGR 90.8 %, with distillation 91.8; BI-R (2020) 94.4",
-        replace(SPLIT_MNIST, noise=24),
-        arms(arms_of("lifelong-vaml", {"align": {}})),
-    ),
+        replace(SPLIT_MNIST, noise=24), arms(arms_of("lifelong-vaml", {"align": {}}))),
     "generator-omniglot": Recipe(
         "10 Omniglot alphabets x 5 characters, 15 jittered drawings each, GAN and VAML, with "
         "align and without; 3 seeds",
         "no published value; target: forgetting with align below half of that without",
-        ALPHABETS,
-        arms(
-            {
-                f"{kind}-{retention}": Arm(f"lifelong-{kind}", {"retention": retention})
-                for kind in ("gan", "vaml")
-                for retention in ("align", "none")
-            }
-        ),
-    ),
+        ALPHABETS, arms({f"{kind}-{retention}": Arm(f"lifelong-{kind}", {"retention":
+        retention}) for kind in ("gan", "vaml") for retention in ("align", "none")})),
 }
+# fmt: on
 
 
 def catalogue() -> str:

@@ -15,13 +15,9 @@ from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 from lml_jax.checkpoint import Config, Keeper, keeper
+from lml_jax.experiments.folder import CHECKPOINTS, last_good, opened
 from lml_jax.experiments.record import Record, read_metrics, versions, write_metrics
 from lml_jax.metrics import to_json
-from lml_jax.params import save_params
-from lml_jax.train import DivergedError
-from lml_jax.types import LifelongState
-
-CHECKPOINTS = "checkpoints"  # the folder of a run's checkpoints, within that of the run
 
 Settings = TypeVar("Settings")
 Built = TypeVar("Built")
@@ -219,7 +215,6 @@ def run_parts(
     Raises:
         ValueError: for records of other settings in the folder; as `run` otherwise.
     """
-    check_time(None, save_every)
     with opened(out, resume=resume) as folder:
         names = tuple(parts[0].key)
         found = read_metrics(folder).get("runs", [])
@@ -262,68 +257,9 @@ def _check_same(record: Record, part: Part, folder: Path) -> None:
         )
 
 
-@contextmanager
-def opened(out: str | os.PathLike[str], *, resume: bool = False) -> Iterator[Path]:
-    """The folder of a new run, made if absent; or with `resume`, of one with checkpoints.
-
-    While the block runs, no other process can open the folder. Empty folders in it, of a run that
-    was interrupted before it saved anything, do not count.
-
-    Raises:
-        FileExistsError: if it holds files of another run; nothing is ever overwritten.
-    """
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file, expected a folder for the run")
-    if any(path.is_file() for path in folder.rglob("*") if not _is_lock(path)):
-        saved = next(folder.rglob(CHECKPOINTS), None) is not None  # of a run, or of one inside
-        if not (resume and saved):
-            first = sorted(path.name for path in folder.iterdir() if not _is_lock(path))[0]
-            raise FileExistsError(
-                f"{folder} holds another run ({first}, ...)"
-                + (" without checkpoints" if resume else "")
-                + ": choose another --out, or move it away"
-                + (", or continue it with --resume" if saved else "")
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    with _owned(folder):
-        yield folder
-
-
-@contextmanager
-def last_good(folder: Path, *, about: str = "") -> Iterator[None]:
-    """If the run inside diverges, write its last good parameters and where it stopped.
-
-    `about` names the run among several in one folder, in the message and in `last_good_ABOUT.npz`.
-    The records of finished runs in `metrics.json` stay.
-    """
-    try:
-        yield
-    except DivergedError as error:
-        end, state = f"_{about}" if about else "", error.state
-        lifelong = isinstance(state, LifelongState)
-        save_params(folder, (state.train if lifelong else state).params, name=f"last_good{end}")
-        if lifelong and state.own:
-            save_params(folder, state.own, name=f"last_good_own{end}")
-        said = f"{about}: {error}" if about else str(error)
-        done = read_metrics(folder)
-        write_metrics(folder, {**done, "diverged": said, "steps": int(state.step)})
-        raise
-
-
 def check_time(minutes: float | None, save_every: float) -> None:
     """Raise ValueError for a time limit that is not above 0, or a negative interval."""
     if minutes is not None and not minutes > 0:
         raise ValueError(f"minutes must be above 0, got {minutes}")
     if not save_every >= 0:
         raise ValueError(f"save_every must be at least 0 seconds, got {save_every}")
-
-
-@contextmanager
-def _owned(folder: Path) -> Iterator[None]:
-    """The lock on a folder of results."""
-    yield
-
-
-def _is_lock(path: Path) -> bool:
-    return path.name == ".lock"

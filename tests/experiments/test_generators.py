@@ -8,12 +8,12 @@ import pytest
 from matplotlib.image import imread
 
 from lml_jax.checkpoint import Stopped
-from lml_jax.experiments.lifelong import generator_measures
 from lml_jax.experiments.lifelong import run as lifelong
 from lml_jax.experiments.lifelong.ablation import ablation, arms_of, generators
 from lml_jax.experiments.lifelong.run import run_lifelong
 from lml_jax.experiments.lifelong.settings import Lifelong
 from lml_jax.lifelong.run import run as run_stream
+from lml_jax.metrics import on_stream
 
 pytest.importorskip("sklearn")
 SMALL = Lifelong(data="digits", tasks=2, steps=4, meta_batch=1, shots=4, queries=4,
@@ -23,7 +23,7 @@ SMALL = Lifelong(data="digits", tasks=2, steps=4, meta_batch=1, shots=4, queries
 
 @pytest.fixture(autouse=True)
 def quick_measures(monkeypatch):
-    monkeypatch.setattr(generator_measures, "FITTED", 50)
+    monkeypatch.setattr(on_stream, "FITTED", 50)
 
 
 def run(settings, out, learner="lifelong-gan", **options):

@@ -13,9 +13,10 @@ from lml_jax.checkpoint import Stopped
 from lml_jax.data.arrays import from_arrays
 from lml_jax.experiments.fewshot.run import FEWSHOT, over_seeds, run_fewshot, summary_of
 from lml_jax.experiments.fewshot.settings import FewShot, resolve
+from lml_jax.experiments.folder import opened
 from lml_jax.experiments.metagan import METAGAN, MetaGan
 from lml_jax.experiments.record import fingerprint, read_metrics, resumable, write_metrics
-from lml_jax.experiments.runner import Experiment, Part, opened, run, run_parts
+from lml_jax.experiments.runner import Experiment, Part, run, run_parts
 from lml_jax.experiments.runner import over_seeds as with_seeds
 
 SINE = FewShot(data="sine", steps=2, episodes=5, queries=5)

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from lml_jax.experiments.folder import opened
 from lml_jax.experiments.lifelong.report import generator_table
 from lml_jax.experiments.lifelong.run import run_lifelong
 from lml_jax.experiments.lifelong.settings import Lifelong
 from lml_jax.experiments.record import Record, write_metrics
-from lml_jax.experiments.runner import Report, opened
+from lml_jax.experiments.runner import Report
 from lml_jax.settings import check_seeds
 
 

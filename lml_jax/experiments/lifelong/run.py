@@ -31,7 +31,7 @@ from lml_jax.experiments.lifelong.settings import (
 )
 from lml_jax.experiments.lifelong.streams import StreamData, load, stream_of
 from lml_jax.experiments.record import Record
-from lml_jax.experiments.runner import Part, Place, run_parts
+from lml_jax.experiments.runner import Part, Place, check_time, run_parts
 from lml_jax.lifelong.run import StreamRun
 from lml_jax.lifelong.run import run as run_stream
 from lml_jax.params import save_params
@@ -98,7 +98,8 @@ def run_lifelong(
         >>> result = run_lifelong(Lifelong(), "runs/mine",
         ...                       learners={"mine": mine})  # doctest: +SKIP
     """
-    check_seeds(tuple(seeds))
+    check_seeds(seeds)
+    check_time(None, save_every)
     entries = entries_of(learners)
     plan = resolve(settings)
     check_options(settings.options, {name: entry.options for name, entry in entries.items()})
