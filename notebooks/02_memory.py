@@ -127,4 +127,4 @@ display(lml.plots.accuracy_over_stream(runs))
 
 # %% [markdown]
 # On one small stream, a few images a class and two dimensions, the two cannot be told apart.
-# `lml-jax reproduce transfer` compares them over five longer streams, with intervals.
+# `lml-jax reproduce retention` compares them over five longer streams, with intervals.
