@@ -7,6 +7,8 @@ from lml_jax import nets
 from lml_jax.execution import NetKind
 from lml_jax.types import Net
 
+FEATURES = Net(init=lambda key, x: {}, apply=lambda params, x: x)  # of data already embedded
+
 
 class NetworkEntry(NamedTuple):
     """A network as the commands use it.
@@ -37,5 +39,17 @@ networks: dict[str, NetworkEntry] = {
         "conv",
         lambda classes, width: nets.conv4(classes, norm="group"),
         lambda width: nets.conv4(None, norm="group", pool=True),
+    ),
+    "convnet": NetworkEntry(
+        "four convolutions of 32 and 64 filters with GroupNorm, all features kept",
+        "conv",
+        lambda classes, width: nets.convnet(classes),
+        lambda width: nets.convnet(None),
+    ),
+    "linear": NetworkEntry(
+        "a linear layer, for features",
+        "dense",
+        lambda classes, width: nets.mlp([], classes),
+        lambda width: FEATURES,
     ),
 }

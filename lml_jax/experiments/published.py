@@ -152,7 +152,8 @@ recipes: dict[str, Recipe] = {
         "lifelong MAML on 10 Omniglot alphabets x 5 classes, lambda in none, 0.5, 0.9, 1; 5 seeds, "
         "from a meta-trained start",
         "no published value; the arms are compared with each other",
-        replace(STREAM, from_scratch=False, start_steps=2000), lambda s: ablation(HISTORY, s)),
+        replace(STREAM, from_scratch=False, start="parameters", start_steps=2000),
+        lambda s: ablation(HISTORY, s)),
     "history-from-scratch": Recipe(
         "the same from random parameters",
         "no published value; the arms are compared with each other",

@@ -186,7 +186,7 @@ class Part(NamedTuple):
 
 
 def run_parts(
-    parts: Sequence[Part],
+    parts: Sequence[Part] | Callable[[Place], Sequence[Part]],
     out: str | os.PathLike[str],
     *,
     finish: Callable[[list[Record]], list[Record]] = lambda records: records,
@@ -201,7 +201,7 @@ def run_parts(
     seeds in the folder stay, so that a finished run can be extended.
 
     Args:
-        parts: what to run; everything in them was built and checked already.
+        parts: what to run, at least one; or a function that makes them once the folder is open.
         out: as in `run`.
         finish: adds to the records what depends on all of them.
         figures: draws the result into the folder.
@@ -216,6 +216,8 @@ def run_parts(
         ValueError: for records of other settings in the folder; as `run` otherwise.
     """
     with opened(out, resume=resume) as folder:
+        if callable(parts):
+            parts = parts(Place(folder, "", None, save_every, progress))
         names = tuple(parts[0].key)
         found = read_metrics(folder).get("runs", [])
         records = {tuple(record.get(name) for name in names): record for record in found}

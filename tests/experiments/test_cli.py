@@ -38,7 +38,7 @@ def own_cache(monkeypatch, tmp_path_factory):
 def test_lifelong_writes_what_it_promises(monkeypatch, tmp_path, capsys):
     out = tmp_path / "run"
     with pytest.warns(RuntimeWarning, match="the generator has collapsed"):
-        run(monkeypatch, "lifelong", "--out", out, "--seeds", "3", *SMALL)
+        run(monkeypatch, "lifelong", "--out", out, "--seeds", "3", "--start", "parameters", *SMALL)
     runs = json.loads((out / "metrics.json").read_text())["runs"]
     every = ("lifelong-maml", "memory", "lifelong-gan", "lifelong-vaml", "finetune", "joint")
     assert [(r["learner"], r["seed"]) for r in runs] == [(name, 3) for name in every]
@@ -72,7 +72,7 @@ def test_lifelong_writes_what_it_promises(monkeypatch, tmp_path, capsys):
     for name in [*figures, "summary"]:
         assert imread(out / f"{name}.png").std() > 0
     table = capsys.readouterr().out
-    for text in ("finetune (lower bound)", "joint (upper bound)", "meta-trained on background"):
+    for text in ("finetune (lower bound)", "joint (upper bound)", "parameters meta-trained on"):
         assert text in table
 
 
@@ -191,7 +191,9 @@ def test_every_few_shot_learner_on_sine(monkeypatch, tmp_path, learner):
         (["fewshot", "--test-shots", "0"], "test_shots must be at least 1, got 0"),
         (["lifelong", "--reduction", "normalized"], "did you mean 'normalised'"),
         (["lifelong", "--retention", "aline"], "did you mean 'align'"),
-        (["lifelong", "--net", "conv"], "did you mean 'conv4'"),
+        (["lifelong", "--net", "conv5"], "did you mean 'conv4'"),
+        (["lifelong", "--start", "feature"], "did you mean 'features'"),
+        (["lifelong", "--start", "features", "--jitter"], "start must be parameters where the str"),
         (["lifelong", "--few-shot", "maml"], "unknown few-shot learner with an embedding 'maml'"),
         (["lifelong", "--data-dir", "here"], "'glyphs' reads no folder; expected data among omn"),
         (["fewshot", "--data-dir", "here"], "'glyphs' reads no folder"),
@@ -271,7 +273,8 @@ def test_help_lists_every_choice(monkeypatch, capsys):
         run(monkeypatch, "lifelong", "--help")
     assert end.value.code == 0
     text = "".join(capsys.readouterr().out.split())
-    for names in ("glyphs,omniglot,mnist,digits", "class,domain,task", "quick,full", "mlp,conv4",
+    for names in ("glyphs,omniglot,mnist,digits", "class,domain,task", "quick,full", "mlp,conv4,convnet,linear",
+                  "features,parameters",
                   ",".join(registry.lifelong_learners).replace(",", "")):  # fmt: skip
         assert names.replace(",", "") in text.replace(",", "").replace("│", "")
 

@@ -1,6 +1,7 @@
 """Lifelong runs: meta-trained starts and their cache, learners of the user's own, ablations."""
 
 import json
+import warnings
 from dataclasses import replace
 
 import jax
@@ -10,16 +11,17 @@ import pytest
 from lml_jax.data.arrays import from_arrays
 from lml_jax.experiments.lifelong import ablation, pretrain
 from lml_jax.experiments.lifelong.ablation import HISTORY, arms_of, paired
-from lml_jax.experiments.lifelong.learners import LifelongEntry, lifelong_learners
+from lml_jax.experiments.lifelong.learners import LifelongEntry, classifier_of, lifelong_learners
 from lml_jax.experiments.lifelong.run import run_lifelong
 from lml_jax.experiments.lifelong.settings import Lifelong, for_learner, resolve
-from lml_jax.experiments.lifelong.streams import divided
+from lml_jax.experiments.lifelong.streams import background_of, divided, load, stream_of
 from lml_jax.experiments.runner import Place
 from lml_jax.lifelong.baselines import finetune
 
 SMALL = Lifelong(tasks=2, classes_per_task=2, steps=2, train_per_class=12, test_per_class=8,
-                 meta_batch=2, past_batch=4, capacity=8, width=16, start_steps=2,
-                 start_ways=4)  # fmt: skip
+                 meta_batch=2, past_batch=4, capacity=8, width=16, start_steps=2, start_ways=4,
+                 start_net="mlp")  # fmt: skip
+PARAMETERS = replace(SMALL, start="parameters")
 
 
 @pytest.fixture
@@ -32,63 +34,95 @@ def mine(c):
     return finetune(c.classifier, c.tx, c.space)
 
 
-def test_a_start_is_trained_once_and_read_afterwards(cache, tmp_path, monkeypatch):
-    plan = resolve(SMALL)
-    place = Place(tmp_path / "run", "memory_seed0", progress=False)
-    params, found = pretrain.start_of(plan, "embedding", 4, place)
+@pytest.fixture
+def background():
+    return background_of(resolve(SMALL))
+
+
+@pytest.mark.parametrize("start", ["classifier", "embedding"])
+def test_a_start_is_trained_once_and_read_afterwards(
+    cache, tmp_path, monkeypatch, background, start
+):
+    plan, place = resolve(PARAMETERS), Place(tmp_path / "run", "memory_seed0", progress=False)
+    params, found = pretrain.parameters_of(plan, start, 4, background, place)
     assert found["start_cached"] is False
     assert found["start_seconds"] > 0
     monkeypatch.setattr(pretrain, "train_with_bar", lambda *a, **k: pytest.fail("trained again"))
-    again, found = pretrain.start_of(plan, "embedding", 4, place)
+    again, found = pretrain.parameters_of(plan, start, 4, background, place)
     assert found["start_cached"] is True
     jax.tree.map(np.testing.assert_array_equal, params, again)
-    other = resolve(replace(SMALL, start_seed=1))
-    with pytest.raises(pytest.fail.Exception, match="trained again"):
-        pretrain.start_of(other, "embedding", 4, place)
+    for other in ({"start_seed": 1}, {"start_steps": 3}, {"shots": 4}, {"width": 8}):
+        plan = resolve(replace(PARAMETERS, **other))
+        with pytest.raises(pytest.fail.Exception, match="trained again"):
+            pretrain.parameters_of(plan, start, 4, background, place)
 
 
-def test_a_damaged_start_is_trained_again(cache, tmp_path):
-    plan = resolve(SMALL)
-    params, found = pretrain.start_of(plan, "classifier", 4, Place(tmp_path / "a", progress=False))
+def test_a_damaged_start_is_trained_again(cache, tmp_path, background):
+    plan, place = resolve(PARAMETERS), Place(tmp_path / "a", progress=False)
+    params, found = pretrain.parameters_of(plan, "classifier", 4, background, place)
     (cache / found["start_file"]).write_bytes(b"PK")
+    other = Place(tmp_path / "b", progress=False)
     with pytest.warns(UserWarning, match="no whole file of parameters"):
-        again, _ = pretrain.start_of(plan, "classifier", 4, Place(tmp_path / "b", progress=False))
+        again, _ = pretrain.parameters_of(plan, "classifier", 4, background, other)
     jax.tree.map(np.testing.assert_array_equal, params, again)
 
 
-def test_starts_differ_from_random_parameters_and_train_every_unit(cache, tmp_path):
-    plan = resolve(replace(SMALL, start_steps=40))
-    classes = 4
-    params, _ = pretrain.start_of(plan, "classifier", classes, Place(tmp_path, progress=False))
-    learner = pretrain.classifier_of(plan, classes)
-    data = pretrain.background_of(plan)
+def test_a_classifier_is_trained_in_every_unit_of_its_head(cache, tmp_path, background):
+    plan, classes = resolve(replace(PARAMETERS, start_steps=40)), 4
+    place = Place(tmp_path, progress=False)
+    params, _ = pretrain.parameters_of(plan, "classifier", classes, background, place)
     key = jax.random.split(jax.random.fold_in(jax.random.key(0), 1))[0]
-    new = learner.init(key, data.x[:2])
+    new = classifier_of(plan, classes).init(key, background.x[:2])
     moved = [np.abs(a - b) for a, b in zip(*map(jax.tree.leaves, (params, new)), strict=True)]
     heads = [array for array in moved if array.shape[-1:] == (classes,)]
     assert heads
     assert all((array > 0).any(axis=tuple(range(array.ndim - 1))).all() for array in heads)
 
 
-def test_no_background_class_is_in_the_stream(cache, assert_disjoint):
-    from lml_jax.experiments.lifelong.streams import background_of, load
-
+def test_features_have_mean_0_and_mean_squared_norm_1(cache, tmp_path, background):
     plan = resolve(SMALL)
-    assert_disjoint(background=background_of(plan), stream=load(plan).train)
+    features = pretrain.features_of(plan, background, Place(tmp_path, progress=False))
+    z = features.apply(background).x
+    assert z.shape == (len(background.x), 64)
+    np.testing.assert_allclose(z.mean(0), 0, atol=0.1)
+    np.testing.assert_allclose(np.square(z).sum(1).mean(), 1, rtol=0.05)
+    # One image at a time as all at once: features are of the image alone.
+    one = replace(background, x=background.x[5:6])
+    np.testing.assert_allclose(features.apply(one).x[0], z[5], rtol=1e-3, atol=1e-4)
 
 
-def test_from_scratch_and_data_without_background_start_at_random(cache, tmp_path):
-    for settings in (replace(SMALL, from_scratch=True), replace(SMALL, data="digits")):
-        params, found = pretrain.start_of(
-            resolve(settings), "classifier", 4, Place(tmp_path, progress=False)
-        )
-        assert params is None
-        assert found == {"start": "random"}
+def test_every_learner_on_features(cache, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # generators after two updates
+        result = run_lifelong(SMALL, tmp_path / "run", progress=False)
+    assert [run["learner"] for run in result["runs"]] == list(lifelong_learners)
+    for run in result["runs"]:
+        assert run["start"] == "features"
+        assert run["config"]["net"] is None
+        assert np.isfinite(np.asarray(run["R"])[2]).all()
+        assert set(run["data_made"]) == {"background", "train", "made_with"}
+    again = run_lifelong(SMALL, tmp_path / "again", learners=("joint",), progress=False)["runs"][0]
+    assert again["start_cached"] is True
+    first = result["runs"][-1]
+    np.testing.assert_array_equal(first["R"], again["R"])
+
+
+def test_no_background_class_is_in_the_stream(assert_disjoint, background):
+    assert_disjoint(background=background, stream=load(resolve(SMALL)).train)
+
+
+def test_what_a_run_starts_from():
+    assert resolve(SMALL).start == "features"
+    assert resolve(replace(SMALL, start="parameters")).start == "parameters"
+    assert resolve(replace(SMALL, from_scratch=True)).start == "random"
+    assert resolve(replace(SMALL, data="digits")).start == "random"  # has no background classes
+    assert resolve(replace(SMALL, jitter=True)).start == "parameters"
+    assert resolve(replace(SMALL, scenario="domain")).start == "parameters"
+    rates = [resolve(replace(SMALL, start=s)).outer_rate for s in ("features", "parameters")]
+    assert rates == [1e-2, 1e-3]
 
 
 def test_there_are_twenty_test_images_per_class():
-    from lml_jax.experiments.lifelong.streams import load, stream_of
-
     plan = resolve(Lifelong())
     stream = stream_of(plan, load(plan), 0)
     assert (stream.tasks, stream.classes) == (10, 50)
@@ -155,7 +189,7 @@ def test_paired_differences_and_their_interval():
 
 @pytest.mark.parametrize("scratch", [False, True])
 def test_an_ablation_end_to_end(cache, tmp_path, scratch):
-    settings = replace(SMALL, from_scratch=scratch)
+    settings = replace(PARAMETERS, from_scratch=scratch)
     arms = {arm: HISTORY[arm] for arm in ("none", "0.9")}
     report = ablation.ablation(arms, settings, seeds=(0, 1))(tmp_path / "out", progress=False)
     assert [line.split()[0] for line in report.splitlines()[2:]] == ["none", "0.9"]

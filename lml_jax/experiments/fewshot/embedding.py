@@ -10,7 +10,6 @@ from lml_jax.experiments.fewshot.build import Tasks
 from lml_jax.experiments.fewshot.settings import Plan
 from lml_jax.types import Dataset, Key, Net, Params
 
-FEATURES = Net(init=lambda key, x: {}, apply=lambda params, x: x)  # of data already embedded
 _IMAGES = 500  # at a time: a few hundred megabytes of activations
 
 

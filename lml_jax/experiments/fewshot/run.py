@@ -24,9 +24,10 @@ from lml_jax.experiments.fewshot.build import (
     score_of,
     tasks_of,
 )
-from lml_jax.experiments.fewshot.embedding import FEATURES, embed, frozen, on_features
+from lml_jax.experiments.fewshot.embedding import embed, frozen, on_features
 from lml_jax.experiments.fewshot.learners import FewShotEntry
 from lml_jax.experiments.fewshot.settings import FewShot, Plan, resolve
+from lml_jax.experiments.networks import FEATURES
 from lml_jax.experiments.progress import train_with_bar
 from lml_jax.experiments.record import Record, resumable
 from lml_jax.experiments.runner import Experiment, Place

@@ -8,9 +8,10 @@ from pathlib import Path
 import jax
 
 from lml_jax.experiments.fewshot.build import learner_of
-from lml_jax.experiments.fewshot.embedding import FEATURES, embed, on_features
+from lml_jax.experiments.fewshot.embedding import embed, on_features
 from lml_jax.experiments.fewshot.run import FEWSHOT, Built, Trained, scores_of, summary_of
 from lml_jax.experiments.fewshot.settings import FewShot
+from lml_jax.experiments.networks import FEATURES
 from lml_jax.experiments.record import Record
 from lml_jax.experiments.runner import Experiment, Place
 

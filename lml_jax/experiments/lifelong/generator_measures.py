@@ -69,8 +69,10 @@ def _watched(found: Record, stream: Stream, row: int, place: Place, collapse: fl
     `warning` is None, or says that the diversity is below `collapse`, as the screen does.
     """
     where = f"{place.about.replace('_seed', ', seed ')}, after task {row}"
-    grid = plots.sample_grid(found.pop("grid"), grid_labels(stream, row), title=where)
-    plots.save(grid, place.folder / f"samples_{place.about}_task{row}.png")
+    grid = found.pop("grid")
+    if grid.ndim > 3:  # of images; features are not drawn
+        figure = plots.sample_grid(grid, grid_labels(stream, row), title=where)
+        plots.save(figure, place.folder / f"samples_{place.about}_task{row}.png")
     warning = measures.warn_if_collapsed(
         found["diversity"],
         threshold=collapse,

@@ -1,9 +1,10 @@
 """Generators of the classes of a stream, as the generative learners train them."""
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from lml_jax import losses, memory, nets
@@ -14,7 +15,7 @@ from lml_jax.generative.vaml.images import mlp_parts
 from lml_jax.generative.vaml.retention import VAML_RETENTIONS
 from lml_jax.generative.vaml.stream import vaml_stream
 from lml_jax.pixels import check_range
-from lml_jax.types import Stream, StreamGenerator
+from lml_jax.types import Batch, Key, Metrics, Stream, StreamGenerator, Task
 
 if TYPE_CHECKING:
     from lml_jax.experiments.lifelong.learners import Context
@@ -28,13 +29,12 @@ def gan(c: "Context") -> StreamGenerator:
         ValueError: for an unknown retention loss, or images outside 0..1.
     """
     s, classes = c.plan.settings, c.stream.classes
-    check_images(c.stream)
     discriminator = nets.projection_discriminator([s.generator_width] * 2)
     # Adam without momentum: the discriminator of some steps ago says nothing about it now.
     tx = optax.adam(_rate(c.plan), b1=0.0, b2=0.99)
     again = bool((c.stream.members.sum(axis=0) > 1).any())
     retention = RETENTIONS[known(s.retention, RETENTIONS, what="retention loss of a GAN")]
-    return conditional_gan(
+    generator = conditional_gan(
         nets.generator([s.generator_width] * 2, shape_of(c.stream)),
         discriminator,
         tx,
@@ -51,6 +51,7 @@ def gan(c: "Context") -> StreamGenerator:
         reduction=_reduction(c.plan),
         past_batch=c.plan.past_batch,
     )
+    return in_range(c.stream, generator)
 
 
 def vaml(c: "Context") -> StreamGenerator:
@@ -60,10 +61,9 @@ def vaml(c: "Context") -> StreamGenerator:
         ValueError: for an unknown retention loss, or images outside 0..1.
     """
     s, shape = c.plan.settings, shape_of(c.stream)
-    check_images(c.stream)
     hidden = [s.generator_width] * 2
     retention = VAML_RETENTIONS[known(s.retention, VAML_RETENTIONS, what="retention loss of VAML")]
-    return vaml_stream(
+    generator = vaml_stream(
         mlp_parts(
             nets.mlp(hidden, 2 * s.code),
             pixels=math.prod(shape),
@@ -80,6 +80,7 @@ def vaml(c: "Context") -> StreamGenerator:
         reduction=_reduction(c.plan),
         past_batch=c.plan.past_batch,
     )
+    return in_range(c.stream, generator)
 
 
 def shape_of(stream: Stream) -> tuple[int, ...]:
@@ -87,9 +88,36 @@ def shape_of(stream: Stream) -> tuple[int, ...]:
     return jax.eval_shape(stream.train, 0).x.shape[1:]
 
 
-def check_images(stream: Stream) -> None:
-    """Raise ValueError for training images outside 0..1, which nothing could see inside jit."""
-    check_range(stream.x, (0.0, 1.0))
+def in_range(stream: Stream, generator: StreamGenerator) -> StreamGenerator:
+    """The generator for examples of any range, such as features, mapped to 0..1 and back.
+
+    Raises:
+        ValueError: for images outside 0..1, which nothing could see inside jit.
+    """
+    x = jax.tree.leaves(stream.x)[0]
+    if x.ndim > 2:
+        check_range(x, (0.0, 1.0))
+        return generator
+    low, high = float(x.min()), float(x.max())
+    width = max(high - low, 1e-6)
+
+    def to(batch: Batch) -> Batch:
+        return batch._replace(x=jnp.clip((batch.x - low) / width, 0.0, 1.0))
+
+    def back(batch: Batch) -> Batch:
+        return batch._replace(x=low + width * batch.x)
+
+    def step(state: Any, tasks: Task, key: Key) -> tuple[Any, Metrics]:
+        mapped = tasks._replace(support=to(tasks.support), query=to(tasks.query))
+        return generator.step(state, mapped, key)
+
+    return StreamGenerator(
+        init=lambda key, x: generator.init(key, to(Batch(x, x)).x),
+        step=step,
+        end_task=lambda state, batch, key: generator.end_task(state, to(batch), key),
+        encode=lambda state, support, key: generator.encode(state, to(support), key),
+        sample=lambda state, code, key, *, n: back(generator.sample(state, code, key, n=n)),
+    )
 
 
 def _reduction(plan: "Plan") -> Literal["sum", "mean"]:

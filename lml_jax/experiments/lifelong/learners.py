@@ -53,8 +53,8 @@ class LifelongEntry(NamedTuple):
     Attributes:
         make: context -> learner.
         about: one line for the documentation.
-        start: which meta-trained parameters it starts from: those of `Context.classifier`, those
-            of `Context.embedding`, or none.
+        start: which meta-trained parameters it starts from with `--start parameters`: those of
+            `Context.classifier`, those of `Context.embedding`, or none.
         bound: whether its accuracy is a lower or an upper bound for the others.
         defaults: settings that stand in for None: `outer_rate`, `retention_weight`, `reduction`
             and `past_batch`; a value, or a function of the plan.
@@ -91,7 +91,7 @@ def classifier_of(plan: Plan, classes: int) -> Learner:
     s = plan.settings
     return maml(
         plan.net.head(classes, s.width),
-        inner.fixed(optax.sgd(s.inner_rate)),
+        inner.fixed(optax.sgd(plan.inner_rate)),
         steps=s.inner_steps,
         unroll=plan.how.unroll,
     )
@@ -123,6 +123,8 @@ def _maml(c: Context) -> LifelongLearner:
         reduction=c.plan.reduction,
         every_task=s.every_task,
         past_batch=c.plan.past_batch,
+        # A linear head fits the whole bank in a few steps; a network from scratch does not.
+        recall_on="bank" if c.plan.start == "features" else "task",
     )
 
 

@@ -30,6 +30,12 @@ GENERATOR_COLUMNS = {
     "two_sample": "C2ST",
     "memorisation": "memorisation",
 }
+STARTS = {
+    "features": "a frozen embedding, meta-trained on background classes",
+    "classifier": "parameters meta-trained on background classes",
+    "embedding": "an embedding meta-trained on background classes",
+    "random": "random parameters",
+}
 LEGEND = """\
 In percent. accuracy: of all classes after the last task; when learned: of each task after it;
 backward tr.: accuracy after the last task minus that when learned; task given: among the classes
@@ -105,9 +111,8 @@ def table(result: Record) -> str:
         cells = "".join(f"{100 * mean_of(own, key):14.1f}" for key in COLUMNS)
         seconds = np.mean([sum(run["seconds"].values()) for run in own])
         lines.append(f"{title:28s}{cells}{seconds:8.0f}")
-    starts = {run["start"] for run in runs} - {"random"}
-    start = "meta-trained on background classes" if starts else "random parameters"
-    return "\n".join([*lines, "", f"start: {start}", LEGEND])
+    starts = ", ".join(dict.fromkeys(STARTS[run["start"]] for run in runs))
+    return "\n".join([*lines, "", f"start: {starts}", LEGEND])
 
 
 def mean_of(runs: list[Record], key: str) -> float:

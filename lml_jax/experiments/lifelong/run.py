@@ -1,6 +1,7 @@
 """Lifelong learners and their baselines on one stream: the main job."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from lml_jax.experiments.lifelong.learners import (
     context_of,
     lifelong_learners,
 )
-from lml_jax.experiments.lifelong.pretrain import start_of
+from lml_jax.experiments.lifelong.pretrain import features_of, on_features, parameters_of
 from lml_jax.experiments.lifelong.report import record_of, with_reference, write_figures
 from lml_jax.experiments.lifelong.settings import (
     Lifelong,
@@ -29,14 +30,14 @@ from lml_jax.experiments.lifelong.settings import (
     for_learner,
     resolve,
 )
-from lml_jax.experiments.lifelong.streams import StreamData, load, stream_of
+from lml_jax.experiments.lifelong.streams import StreamData, background_of, load, stream_of
 from lml_jax.experiments.record import Record
 from lml_jax.experiments.runner import Part, Place, check_time, run_parts
 from lml_jax.lifelong.run import StreamRun
 from lml_jax.lifelong.run import run as run_stream
 from lml_jax.params import save_params
 from lml_jax.settings import check_seeds
-from lml_jax.types import LifelongLearner, Metrics, Params
+from lml_jax.types import Dataset, LifelongLearner, Metrics, Params
 
 SHOWN = ("loss", "d_loss", "diversity", "bound")  # on the bar, as far as a learner has them
 Learners = Sequence[str] | Mapping[str, LifelongEntry | Make]
@@ -50,7 +51,6 @@ class Built(NamedTuple):
     entry: LifelongEntry
     context: Context
     learner: LifelongLearner
-    data_made: Record
 
 
 def run_lifelong(
@@ -103,17 +103,28 @@ def run_lifelong(
     entries = entries_of(learners)
     plan = resolve(settings)
     check_options(settings.options, {name: entry.options for name, entry in entries.items()})
-    # Everything is built before anything is trained, so that no error costs a run.
     data = load(plan)
-    built = [
-        build(plan, data, name, entry, seed) for seed in seeds for name, entry in entries.items()
-    ]
-    parts = [
-        Part(
-            {"learner": one.name, "seed": one.seed}, one.context.plan.config, partial(run_one, one)
-        )
-        for one in built
-    ]
+    background = None if plan.start == "random" else background_of(plan)
+    made = made_of(plan.data, background=background, train=data.train, test=data.test)
+    # Everything is built before anything is trained, so that no error costs a run.
+    images = plan.start != "features"
+    built = build_all(plan, data if images else without_images(data), entries, seeds)
+
+    def parts(place: Place) -> list[Part]:
+        own, about = built, {"data_made": made}
+        if background is not None and not images:
+            features = features_of(plan, background, place)
+            own = build_all(plan, on_features(data, features), entries, seeds)
+            about |= features.about
+        return [
+            Part(
+                {"learner": one.name, "seed": one.seed},
+                one.context.plan.config,
+                partial(run_one, one, background, about),
+            )
+            for one in own
+        ]
+
     return run_parts(
         parts,
         out,
@@ -145,21 +156,48 @@ def entries_of(learners: Learners) -> dict[str, LifelongEntry]:
     }
 
 
-def build(plan: Plan, data: StreamData, name: str, entry: LifelongEntry, seed: int) -> Built:
-    """One learner on the stream of one seed."""
-    own = for_learner(plan, name, defaults=entry.defaults, options=entry.options)
-    context = context_of(own, stream_of(own, data, seed), entry)
-    made = made_of(plan.data, train=data.train, test=data.test)
-    return Built(name, seed, entry, context, entry.make(context), made)
+def build_all(
+    plan: Plan, data: StreamData, entries: Mapping[str, LifelongEntry], seeds: Sequence[int]
+) -> list[Built]:
+    """Every learner on the stream of every seed."""
+    built = []
+    for seed in seeds:
+        stream = stream_of(plan, data, seed)
+        for name, entry in entries.items():
+            own = for_learner(plan, name, defaults=entry.defaults, options=entry.options)
+            context = context_of(own, stream, entry)
+            built.append(Built(name, seed, entry, context, entry.make(context)))
+    return built
+
+
+def without_images(data: StreamData) -> StreamData:
+    """The same classes with a feature 0 for each image."""
+
+    def blank(part: Dataset) -> Dataset:
+        return replace(part, x=np.zeros((len(part.x), 1), np.float32))
+
+    return StreamData(blank(data.train), None if data.test is None else blank(data.test))
 
 
 def run_one(
-    built: Built, place: Place, so_far: Record, publish: Callable[[Record], None]
+    built: Built,
+    background: Dataset | None,
+    about: Record,
+    place: Place,
+    so_far: Record,
+    publish: Callable[[Record], None],
 ) -> Record:
-    """The record of one learner with one seed; `publish` gets it after each task."""
+    """The record of one learner with one seed; `publish` gets it after each task.
+
+    `about` is what the record says of the data and the start, `so_far` the record of an
+    interrupted run.
+    """
     plan, stream = built.context.plan, built.context.stream
-    params, about = start_of(plan, built.entry.start, stream.classes, place)
-    about = {**about, "bound": built.entry.bound, "data_made": built.data_made}
+    params, kind = None, built.entry.start
+    about = {"start": "random", **about, "bound": built.entry.bound}
+    if plan.start == "parameters" and background is not None and kind != "random":
+        params, found = parameters_of(plan, kind, stream.classes, background, place)
+        about |= found
     measured = measurements(built.context, place, built.seed, so_far.get("generator", []))
     title = f"{built.name}, seed {built.seed}"
     hidden = not place.progress

@@ -16,7 +16,10 @@ from lml_jax.settings import check_literals, check_numbers
 
 Reduction = Literal["sum", "mean", "normalised"]
 Option = int | float | str | bool
-STEPS = {"quick": 200, "full": 1000}  # updates per task, by budget
+# Updates per task, by budget: of networks of images, and of heads on features.
+STEPS = {"quick": (200, 100), "full": (1000, 500)}
+# A linear head on features of squared norm 1 takes large steps; networks of images do not.
+RATES = {"features": (5.0, 1e-2), "parameters": (0.1, 1e-3), "random": (0.1, 1e-3)}
 
 
 @dataclass(frozen=True)
@@ -30,18 +33,21 @@ class Lifelong:
     train_per_class: int | None = None  # training examples per class
     test_per_class: int = 20  # test examples per class, where examples are drawn here
     jitter: bool = False  # an affine map of each training image, new at every draw
-    budget: Literal["quick", "full"] = "quick"  # 200 or 1,000 updates per task
+    budget: Literal["quick", "full"] = "quick"  # updates per task: 200 or 1,000, half on features
     steps: int | None = None  # updates per task, in place of the budget's
     shots: int = 5  # support examples per class in an episode
     queries: int = 5  # query examples per class in an episode
     meta_batch: int = 4  # episodes per update
-    net: Annotated[str, one_of(networks)] = "mlp"  # of the learners
+    net: Annotated[str, one_of(networks)] | None = None  # of the learners
     width: int = 256  # of each hidden layer of the mlp
     inner_steps: int = 1  # of the inner loop
-    inner_rate: float = 0.1  # step size of the inner loop
+    inner_rate: float | None = None  # step size of the inner loop
     outer_rate: float | None = None  # step size of the outer loop
+    start: Literal["features", "parameters"] | None = None  # what is meta-trained: a frozen
+    # embedding, of which all learners train a head; or the initial parameters of each learner
     from_scratch: bool = False  # start from random parameters, without meta-training
-    start_steps: int = 300  # updates of the meta-training on background classes
+    start_net: Annotated[str, one_of(networks)] = "convnet"  # of a frozen embedding
+    start_steps: int = 700  # updates of the meta-training on background classes
     start_ways: int = 30  # classes per episode of the meta-training of an embedding
     start_seed: int = 0  # of the meta-training, the same start for all seeds
     decay: float | None = 0.9  # lambda of the weights of past tasks, in (0, 1]; None: no past tasks
@@ -85,11 +91,13 @@ class Plan(NamedTuple):
     data: DataEntry
     net: NetworkEntry
     how: Execution
+    start: Literal["features", "parameters", "random"]
     tasks: int
     classes: int  # per task
     train_per_class: int | None  # None: all that there are
     steps: int  # per task
-    outer_rate: float = 1e-3
+    inner_rate: float
+    outer_rate: float
     retention_weight: float = 1.0
     reduction: Reduction = "mean"
     past_batch: int = 25
@@ -112,8 +120,11 @@ def resolve(settings: Lifelong) -> Plan:
     s = settings
     data = data_entry(s.data, data_dir=s.data_dir, command="streams")
     known(s.retention, RETENTIONS, what="retention loss of a generator")
-    net = networks[known(s.net, networks, what="network")]
     check_literals(s)
+    start = _start(s, data)
+    name = s.net or ("linear" if start == "features" else "mlp")
+    net = networks[known(name, networks, what="network")]
+    known(s.start_net, networks, what="network of the start")
     known(s.few_shot, embeddings(), what="few-shot learner with an embedding")
     least = dict.fromkeys(
         ("steps", "shots", "queries", "meta_batch", "width", "start_steps", "start_ways",
@@ -123,20 +134,39 @@ def resolve(settings: Lifelong) -> Plan:
     zero = ("retention_weight", "generated", "test_generated", "penalty", "start_seed", "collapse")
     above = ("inner_rate", "outer_rate", "generator_rate", "temperature", "reconstruction_weight")
     check_numbers(s, least=least | dict.fromkeys(zero, 0), above=above)
-    domain, steps = s.scenario == "domain", s.steps or STEPS[s.budget]
+    domain, steps = s.scenario == "domain", s.steps or STEPS[s.budget][start == "features"]
     kept = data.train_per_class if s.train_per_class is None else s.train_per_class
     return Plan(
         s,
         data,
         net,
         execution(net.kind, steps=steps),
+        start,
         data.tasks_in_stream if s.tasks is None else s.tasks,
         (10 if domain else data.classes_per_task)
         if s.classes_per_task is None
         else s.classes_per_task,
         kept,
         steps,
+        *(RATES[start] if s.inner_rate is None else (s.inner_rate, RATES[start][1])),
     )
+
+
+def _start(s: Lifelong, data: DataEntry) -> Literal["features", "parameters", "random"]:
+    """What the learners start from.
+
+    Raises:
+        ValueError: for features of images that the stream changes as they are drawn.
+    """
+    if s.from_scratch or data.background is None:
+        return "random"
+    changed = s.scenario == "domain" or s.jitter
+    if changed and s.start == "features":
+        raise ValueError(
+            "start must be parameters where the stream changes its images (a domain-incremental "
+            "scenario, or jitter), got 'features'"
+        )
+    return "parameters" if changed else s.start or "features"
 
 
 def for_learner(
