@@ -273,8 +273,8 @@ def test_help_lists_every_choice(monkeypatch, capsys):
         run(monkeypatch, "lifelong", "--help")
     assert end.value.code == 0
     text = "".join(capsys.readouterr().out.split())
-    for names in ("glyphs,omniglot,mnist,digits", "class,domain,task", "quick,full", "mlp,conv4,convnet,linear",
-                  "features,parameters",
+    for names in ("glyphs,omniglot,mnist,digits", "class,domain,task", "quick,full",
+                  "mlp,conv4,convnet,linear", "features,parameters",
                   ",".join(registry.lifelong_learners).replace(",", "")):  # fmt: skip
         assert names.replace(",", "") in text.replace(",", "").replace("│", "")
 
