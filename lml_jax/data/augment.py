@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lml_jax.types import Batch, Key, Stream, Task
+from lml_jax.types import Key
 
 
 class Jitter(NamedTuple):
@@ -67,32 +67,3 @@ def affine(x: Array, key: Key, jitter: Jitter) -> Array:
     slant = jnp.stack([jnp.stack([one, shear], -1), jnp.stack([zero, one], -1)], -2)
     matrix = turn(angle) @ slant * jnp.exp(jitter.scale * drawn[2:4].T)[:, None, :]
     return warp(x, matrix, jitter.shift * drawn[4:6].T * jnp.array([x.shape[1:3]]))
-
-
-def jittered(stream: Stream, jitter: Jitter) -> Stream:
-    """`stream`, each image of its episodes moved by an affine map that is new at every draw.
-
-    What `train` and `test` give stays as it is.
-
-    Example:
-        >>> from lml_jax.data.glyphs import glyphs
-        >>> from lml_jax.data.streams import class_incremental
-        >>> plain = class_incremental(glyphs(), tasks=2, classes_per_task=2, seed=0,
-        ...                           train_per_class=15)
-        >>> drawn = jittered(plain, Jitter()).episodes(0, jax.random.key(0))
-        >>> drawn.query.x.shape == plain.episodes(0, jax.random.key(0)).query.x.shape
-        True
-    """
-
-    def moved(part: Batch, key: Key) -> Batch:
-        x = part.x.reshape(-1, *part.x.shape[2:])
-        return part._replace(x=affine(x, key, jitter).reshape(part.x.shape))
-
-    def episodes(i: Array | int, key: Key) -> Task:
-        key_draw, key_support, key_query = jax.random.split(key, 3)
-        drawn = stream.episodes(i, key_draw)
-        return drawn._replace(
-            support=moved(drawn.support, key_support), query=moved(drawn.query, key_query)
-        )
-
-    return stream._replace(episodes=episodes)
