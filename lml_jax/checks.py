@@ -1,6 +1,7 @@
 """Checks of arguments, and errors that name what was found and what was expected."""
 
 import difflib
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -49,3 +50,34 @@ def concrete(*values: Any) -> list[Any] | None:
     if any(isinstance(value, jax.core.Tracer) for value in values):
         return None
     return [None if value is None else np.asarray(value) for value in values]
+
+
+# How networks of flax, haiku, equinox and PyTorch name what they count of their batches.
+_STATISTICS = (
+    "batch_stats", "running_mean", "running_var", "moving_mean", "moving_var",
+    "moving_average", "num_batches_tracked",
+)  # fmt: skip
+
+
+def statistics_among(params: Any) -> list[str]:
+    """Paths of the arrays that are running statistics, by their names.
+
+    Example:
+        >>> statistics_among({"params": {"w": 1.0}, "batch_stats": {"mean": 0.0}})
+        ['batch_stats/mean']
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    return [path for path in paths if any(name in path for name in _STATISTICS)]
+
+
+def warn_of_statistics(params: Any) -> None:
+    """Warn where running statistics are among the parameters, which an optimiser would train."""
+    found = statistics_among(params)
+    if found:
+        warnings.warn(
+            f"the network returns running statistics as parameters ({', '.join(found[:3])}), and "
+            "they will be trained: keep them apart with nets.bind, or hold them with inner.freeze",
+            UserWarning,
+            stacklevel=3,
+        )

@@ -2,6 +2,12 @@
 
 A rule says how a gradient becomes a step: an optax transformation, or one whose step sizes are
 themselves learned in the outer loop.
+
+Transformations that take more than a gradient get it: `optax.polyak_sgd` and
+`optax.contrib.reduce_on_plateau` the loss, `optax.lbfgs` the loss, its function and its gradient;
+`optax.MultiSteps` objects are taken as they are. Not supported are transformations over other
+parameters than the network's (`optax.lookahead`), and a second-order outer gradient through a line
+search (`optax.lbfgs`), which is a loop of unknown length: use it where nothing is differentiated.
 """
 
 from collections.abc import Callable
@@ -12,8 +18,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from lml_jax.types import Key, Params
+from lml_jax.types import Key, Params, PyTree
 
+Transformation = optax.GradientTransformationExtraArgs
 InnerLoss = Callable[[Params, Key], Array]  # (fast params, key of the step) -> scalar
 
 
@@ -31,7 +38,114 @@ class Rule(NamedTuple):
     tx: Callable[[Params], optax.GradientTransformation]
 
 
-def fixed(tx: optax.GradientTransformation) -> Rule:
+def transformation(tx: optax.GradientTransformation | optax.MultiSteps) -> Transformation:
+    """`tx` as a transformation that accepts extra arguments, whatever kind of it `tx` is.
+
+    Raises:
+        TypeError: for anything that is no optax transformation.
+
+    Example:
+        >>> tx = transformation(optax.MultiSteps(optax.sgd(0.1), every_k_schedule=2))
+        >>> tx.update(jnp.ones(1), tx.init(jnp.ones(1)), jnp.ones(1), value=0.0)[0].tolist()
+        [0.0]
+    """
+    if isinstance(tx, optax.MultiSteps):
+        tx = tx.gradient_transformation()
+    if not isinstance(tx, optax.GradientTransformation):
+        raise TypeError(f"expected an optax transformation, got {type(tx).__name__}")
+    return optax.with_extra_args_support(tx)
+
+
+def apply_update(
+    tx: optax.GradientTransformation | optax.MultiSteps,
+    grads: Params,
+    opt_state: PyTree,
+    params: Params,
+    *,
+    value: Array | None = None,
+    value_fn: Callable[[Params], Array] | None = None,
+) -> tuple[Params, PyTree, Params]:
+    """One update of any optax transformation, which is given what it may ask for.
+
+    theta' = theta + u(g). The one place where the inner and the outer loop call optax.
+
+    Args:
+        tx: the update rule.
+        grads: g, of the structure of params.
+        opt_state: state of the rule, from `tx.init`.
+        params: theta.
+        value: the loss at theta, for rules that take it.
+        value_fn: (params) -> loss, for rules with a line search.
+
+    Returns:
+        New parameters, new state, and the updates u(g).
+
+    Raises:
+        TypeError: for a rule over other parameters than these, as `optax.lookahead`.
+
+    Example:
+        >>> tx = optax.polyak_sgd()
+        >>> w = jnp.array(3.0)
+        >>> apply_update(tx, 2 * w, tx.init(w), w, value=w**2)[0].round(2).item()
+        1.5
+
+    Source:
+        https://optax.readthedocs.io/en/latest/api/transformations.html, extra arguments.
+    """
+    given: dict[str, Any] = {"grad": grads}
+    if value is not None:
+        given["value"] = value
+    if value_fn is not None:
+        given["value_fn"] = value_fn
+    try:
+        updates, opt_state = transformation(tx).update(grads, opt_state, params, **given)
+    except AttributeError as error:
+        if error.name not in ("fast", "slow"):
+            raise
+        raise TypeError(
+            "the update rule keeps two sets of parameters, as optax.lookahead does, and is not "
+            "supported: expected one over the parameters of the network"
+        ) from error
+    return optax.apply_updates(params, updates), opt_state, updates
+
+
+def freeze(tx: optax.GradientTransformation, where: Callable[[str], bool]) -> Transformation:
+    """`tx` without the arrays whose path `where` chooses: they keep their values.
+
+    The way to freeze part of a network in the outer loop: neither gradients nor weight decay move
+    it. `adapt_only` of a learner does not: it says what the inner loop adapts, and the rest is
+    still trained by the outer one.
+
+    Args:
+        tx: the update rule of the others.
+        where: judges the path of each array, as in "theta/layer1/kernel"; for running statistics
+            held among the parameters, `lambda path: "batch_stats" in path`.
+
+    Returns:
+        An optax transformation. Its `init` raises ValueError where `where` chooses everything or
+        nothing, naming the paths.
+
+    Example:
+        >>> tx = freeze(optax.sgd(1.0), lambda path: path.startswith("body"))
+        >>> params = {"body": jnp.ones(1), "head": jnp.ones(1)}
+        >>> apply_update(tx, params, tx.init(params), params)[0]["body"].tolist()
+        [1.0]
+    """
+
+    def kinds(params: Params) -> PyTree:
+        paths = _paths(params)
+        chosen = jax.tree.map(lambda path: "frozen" if where(path) else "trained", paths)
+        if len(set(jax.tree.leaves(chosen))) != 2:
+            raise ValueError(
+                "expected some paths to be frozen and some not; they are all "
+                f"{jax.tree.leaves(chosen)[0]}: {jax.tree.leaves(paths)}"
+            )
+        return chosen
+
+    return optax.partition({"trained": tx, "frozen": optax.set_to_zero()}, kinds)
+
+
+def fixed(tx: optax.GradientTransformation | optax.MultiSteps) -> Rule:
     """A rule with nothing to learn: the transformation as it is.
 
     Through `optax.adam` second derivatives are nan unless `eps_root > 0` (1e-8 is enough): the
@@ -40,7 +154,8 @@ def fixed(tx: optax.GradientTransformation) -> Rule:
     Example:
         >>> rule = fixed(optax.sgd(0.4))
     """
-    return Rule(init=lambda params: (), tx=lambda alpha: tx)
+    own = transformation(tx)
+    return Rule(init=lambda params: (), tx=lambda alpha: own)
 
 
 def per_parameter(step_size: float) -> Rule:
@@ -54,7 +169,8 @@ def per_parameter(step_size: float) -> Rule:
         [0.10000000149011612, 0.10000000149011612]
 
     Source:
-        Li, Zhou, Chen, Li. Meta-SGD: Learning to Learn Quickly for Few-Shot Learning, 2017.
+        Z. Li, F. Zhou, F. Chen, H. Li, Meta-SGD: Learning to Learn Quickly for Few-Shot Learning,
+        2017, https://arxiv.org/abs/1707.09835.
     """
 
     def update(grads: Params, state: Any, params: Params, alpha: Params) -> tuple[Params, Any]:
@@ -83,7 +199,8 @@ def per_layer_and_step(step_size: float, *, steps: int) -> Rule:
         (3,)
 
     Source:
-        Antoniou, Edwards, Storkey. How to train your MAML, 2019.
+        A. Antoniou, H. Edwards, A. Storkey, How to train your MAML, 2019,
+        https://arxiv.org/abs/1810.09502.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
@@ -113,15 +230,20 @@ def split(params: Params, where: Callable[[str], bool] | None) -> tuple[Params, 
         >>> split({"body": 1.0, "head": 2.0}, lambda path: path.startswith("head"))
         ({'body': None, 'head': 2.0}, {'body': 1.0, 'head': None})
     """
-    paths = jax.tree.map_with_path(
-        lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
-    )
+    paths = _paths(params)
     chosen = jax.tree.map(lambda path: where is None or bool(where(path)), paths)
     if not any(jax.tree.leaves(chosen)):
         raise ValueError(f"nothing to adapt: no path is chosen among {jax.tree.leaves(paths)}")
     return (
         jax.tree.map(lambda c, w: w if c else None, chosen, params),
         jax.tree.map(lambda c, w: None if c else w, chosen, params),
+    )
+
+
+def _paths(params: Params) -> PyTree:
+    """Each array's path, as in "head/kernel", in the structure of the parameters."""
+    return jax.tree.map_with_path(
+        lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
     )
 
 
@@ -138,8 +260,13 @@ def merge(adapted: Params, shared: Params) -> Params:
 
 
 def start(params: Params, tx: optax.GradientTransformation) -> Fast:
-    """Adaptation before its first step."""
-    return Fast(params, tx.init(params))
+    """Adaptation before its first step.
+
+    Example:
+        >>> start(jnp.array(1.0), optax.sgd(0.25)).params.item()
+        1.0
+    """
+    return Fast(params, transformation(tx).init(params))
 
 
 def adapt(
@@ -164,7 +291,7 @@ def adapt(
         key: a typed key.
         steps: number of updates, >= 0.
         first_order: take the inner gradients as constants in the outer gradient.
-        unroll: a Python loop instead of a scan. Convolutions in a scan crawl on CPU.
+        unroll: a Python loop instead of a scan. Convolutions in a scan are very slow on CPU.
         remat: recompute each step in the backward pass instead of storing what is inside it, so
             that memory grows by one copy of the parameters per step and no more.
 
@@ -181,18 +308,20 @@ def adapt(
         0.25
 
     Source:
-        Finn, Abbeel, Levine. Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks,
-        2017, equation 1.
+        C. Finn, P. Abbeel, S. Levine, Model-Agnostic Meta-Learning for Fast Adaptation of Deep
+        Networks, 2017, https://arxiv.org/abs/1703.03400, equation 1.
     """
     if steps < 0:
         raise ValueError(f"steps must be at least 0, got {steps}")
 
     def step(fast: Fast, key: Key) -> tuple[Fast, None]:
-        grads = jax.grad(loss)(fast.params, key)
+        value, grads = jax.value_and_grad(loss)(fast.params, key)
         if first_order:
-            grads = jax.lax.stop_gradient(grads)
-        updates, opt_state = tx.update(grads, fast.opt_state, fast.params)
-        return Fast(optax.apply_updates(fast.params, updates), opt_state), None
+            value, grads = jax.lax.stop_gradient((value, grads))
+        params, opt_state, _ = apply_update(
+            tx, grads, fast.opt_state, fast.params, value=value, value_fn=lambda p: loss(p, key)
+        )
+        return Fast(params, opt_state), None
 
     if remat:
         # Inside a scan nothing can be merged across steps, so guarding against it only costs.
@@ -203,59 +332,3 @@ def adapt(
     for s in range(steps):
         fast, _ = step(fast, keys[s])
     return fast
-
-
-def trajectory(
-    loss: InnerLoss,
-    fast: Fast,
-    tx: optax.GradientTransformation,
-    key: Key,
-    *,
-    steps: int,
-    measure: Callable[[Params], Any],
-    unroll: bool = False,
-) -> Any:
-    """`measure` of the parameters before the first and after every step, with no outer gradient.
-
-    The gradient-free path for evaluation: one set of parameters is alive at a time.
-
-    Args:
-        loss: as in `adapt`.
-        fast: as in `adapt`.
-        tx: as in `adapt`.
-        key: as in `adapt`.
-        steps: number of updates S, >= 0.
-        measure: (params) -> any pytree of arrays.
-        unroll: as in `adapt`.
-
-    Returns:
-        The measures stacked on a leading axis [S + 1].
-
-    Raises:
-        ValueError: for a negative number of steps.
-
-    Example:
-        >>> tx = optax.sgd(0.25)
-        >>> fast = start(jnp.array(1.0), tx)
-        >>> trajectory(lambda w, key: w**2, fast, tx, jax.random.key(0), steps=2,
-        ...            measure=lambda w: w).tolist()
-        [1.0, 0.5, 0.25]
-    """
-    if steps < 0:
-        raise ValueError(f"steps must be at least 0, got {steps}")
-
-    def step(fast: Fast, key: Key) -> tuple[Fast, Any]:
-        fast = adapt(loss, fast, tx, key, steps=1, first_order=True, remat=False, unroll=True)
-        fast = jax.lax.stop_gradient(fast)
-        return fast, measure(fast.params)
-
-    first = measure(jax.lax.stop_gradient(fast.params))
-    keys = jax.random.split(key, steps)
-    if unroll:
-        rest = []
-        for s in range(steps):
-            fast, value = step(fast, keys[s])
-            rest.append(value)
-        return jax.tree.map(lambda *values: jnp.stack(values), first, *rest)
-    _, later = jax.lax.scan(step, fast, keys)
-    return jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), first, later)
