@@ -24,6 +24,10 @@ class DivergedError(FloatingPointError):
         super().__init__(message)
         self.state = state
 
+    def __reduce__(self) -> tuple[type["DivergedError"], tuple[str, Any]]:
+        """Rebuilt by its two arguments, for a pool of processes that pickles it."""
+        return type(self), (str(self), self.state)
+
 
 def episode_loss(learner: Learner, *, loss: ExampleLoss = losses.cross_entropy) -> Loss:
     """The outer loss of one episode: adapt on the support set, judge on the query set.

@@ -31,7 +31,7 @@ def maml(
 
     Args:
         net: the network. Parameters that are running statistics are trained like all others, and
-            named in a warning; `nets.bind` keeps them apart, `inner.freeze` holds them.
+            named in a warning; `nets.bind` keeps them apart, `updates.freeze` holds them.
         rule: an optax transformation, or `inner.per_parameter` (Meta-SGD),
             `inner.per_layer_and_step` (MAML++).
         steps: inner steps, >= 0; it may differ between training and test.
@@ -39,7 +39,7 @@ def maml(
         first_order: FOMAML, inner gradients are constants in the outer gradient.
         adapt_only: which arrays the inner loop adapts, by path ("head/kernel"); None for all. The
             outer loop trains all of them, whatever is chosen here; to hold some fixed there, wrap
-            its optimiser: `inner.freeze(optax.adam(1e-3), lambda path: "body" in path)`.
+            its optimiser: `updates.freeze(optax.adam(1e-3), lambda path: "body" in path)`.
         unroll: a Python loop over inner steps; right for convolutions on CPU.
         remat: recompute inner steps in the backward pass; see `inner.adapt`.
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from lml_jax import inner, losses
+from lml_jax import inner, losses, updates
 from lml_jax.checks import warn_of_statistics
 from lml_jax.types import (
     Adapt,
@@ -64,7 +64,7 @@ def reptile(
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
-    tx = inner.transformation(tx)
+    tx = updates.transformation(tx)
 
     def init(key: Key, x_example: PyTree) -> Params:
         params = net.init(key, x_example)
