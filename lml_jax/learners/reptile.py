@@ -6,7 +6,7 @@ import optax
 from jax import Array
 
 from lml_jax import inner, losses, updates
-from lml_jax.checks import warn_of_statistics
+from lml_jax.checks import concrete, warn_of_statistics
 from lml_jax.types import (
     Adapt,
     Batch,
@@ -87,6 +87,8 @@ def reptile(
                 raise ValueError(f"batch_size {batch_size} is more than the {n} support examples")
             support = losses.fill_padding(support)
             weight = losses.labelled(support, labels)
+            if concrete(support.y) is not None:  # for the loss to check all labels, not a few rows
+                jax.eval_shape(lambda p: loss(net.apply(p, support.x), support.y), params)
 
             def batch_loss(weights: Params, key: Key) -> Array:
                 rows = jax.random.permutation(key, n)[:batch_size]
@@ -139,8 +141,7 @@ def surrogate(learner: Learner, *, loss: ExampleLoss = losses.cross_entropy) -> 
         outputs = learner.predict(params, fast, both.x)
         true = losses.weighted_mean(loss(outputs, both.y), losses.labelled(both))
         metrics = {"true_loss": jax.lax.stop_gradient(true)}
-        # A wrong label must refuse the update even of a learner that took no step.
-        value = jax.tree.reduce(jnp.add, dots)
-        return value + 0.0 * jax.lax.stop_gradient(true), metrics
+        # A factor of 1, or of NaN: a wrong label refuses the update even where no step drew it.
+        return jax.tree.reduce(jnp.add, dots) * (1 + 0 * metrics["true_loss"]), metrics
 
     return of_task
