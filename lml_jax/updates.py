@@ -79,7 +79,10 @@ def apply_update(
     if value_fn is not None:
         given["value_fn"] = value_fn
     try:
-        updates, opt_state = transformation(tx).update(grads, opt_state, params, **given)
+        # optax mixes types, as a float and a count, which strict promotion would refuse.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = transformation(tx).update(grads, opt_state, params, **given)
+            params = optax.apply_updates(params, updates)
     except AttributeError as error:
         if error.name not in ("fast", "slow"):
             raise
@@ -87,7 +90,7 @@ def apply_update(
             "the update rule keeps two sets of parameters, as optax.lookahead does, and is not "
             "supported: expected one over the parameters of the network"
         ) from error
-    return optax.apply_updates(params, updates), opt_state, updates
+    return params, opt_state, updates
 
 
 def freeze(tx: optax.GradientTransformation, where: Callable[[str], bool]) -> Transformation:

@@ -42,7 +42,7 @@ def warp(x: Array, matrix: Array, shift: Array) -> Array:
     """
     check_images(x, what="affine maps")
     h, w = x.shape[1:3]
-    dtype = jnp.promote_types(matrix.dtype, jnp.float32)
+    dtype = jnp.float64 if matrix.dtype == jnp.float64 else jnp.float32
     centre = jnp.array([(h - 1) / 2, (w - 1) / 2], dtype)[:, None]
     rows = jnp.stack(jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing="ij"))
     grid = rows.reshape(2, -1).astype(dtype)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import DTypeLike
 
 from lml_jax.losses.labels import are_labels, as_labels, check_labels, nan_where, outside
 from lml_jax.types import Batch, PyTree
@@ -55,9 +56,18 @@ def at_least_float32(values: Any) -> Array:
         'float32'
     """
     values = jnp.asarray(values)
-    if not jnp.issubdtype(values.dtype, jnp.floating):
-        return values.astype(jnp.float32)
-    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    floating = jnp.issubdtype(values.dtype, jnp.floating)
+    return values.astype(wider(values.dtype, jnp.float32) if floating else jnp.float32)
+
+
+def wider(a: DTypeLike, b: DTypeLike) -> DTypeLike:
+    """The wider of two float types; unlike `jnp.promote_types`, under strict promotion too.
+
+    Example:
+        >>> wider(jnp.bfloat16, jnp.float32).dtype.name
+        'float32'
+    """
+    return a if jnp.dtype(a).itemsize >= jnp.dtype(b).itemsize else b
 
 
 def labelled(batch: Batch, labels: Array | None = None) -> Array:
@@ -149,7 +159,7 @@ def concatenated(a: Batch, b: Batch) -> Batch:
     weight = None
     if a.weight is not None or b.weight is not None:
         parts = [_weight(part) for part in (a, b)]
-        dtype = jnp.promote_types(*(part.dtype for part in parts))
+        dtype = wider(parts[0].dtype, parts[1].dtype)
         weight = jnp.concatenate([part.astype(dtype) for part in parts])
 
     def join(one: Array, other: Array) -> Array:
