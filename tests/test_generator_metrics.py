@@ -72,7 +72,7 @@ def test_frechet_against_scipy(variant):
 def test_frechet_of_a_set_with_itself_and_with_degenerate_features():
     real, _ = two_sets()
     assert float(gm.frechet_distance(jnp.asarray(real), jnp.asarray(real))) < 1e-3
-    flat = jnp.zeros((20, 4))  # a constant feature has no spread at all
+    flat = jnp.zeros((20, 4))  # a constant feature has no deviation at all
     assert float(gm.frechet_distance(flat, flat + 2.0)) == pytest.approx(16.0)
 
 
@@ -112,15 +112,15 @@ def test_kernel_distance_is_unbiased():
     assert values.min() < 0
 
 
-def test_spread_ratio_literals():
+def test_diversity_ratio_literals():
     y = jnp.array([0, 0, 1, 1, 2, -1])
     real = jnp.array([[0.0, 0.0], [2.0, 4.0], [5.0, 0.0], [5.0, 2.0], [9.0, 9.0], [99.0, 0.0]])
     # sigma: class 0 (1, 2), class 1 (0, 1): mean 1; class 2 occurs once, -1 is not a class.
     fake = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [50.0, 0.0]])
-    got = gm.spread_ratio(real, y, fake, y, classes=3)
+    got = gm.diversity_ratio(real, y, fake, y, classes=3)
     np.testing.assert_allclose(got, (0.5 + 0.0 + 0.0 + 0.0) / (1 + 2 + 0 + 1), rtol=1e-6)
-    np.testing.assert_allclose(gm.spread_ratio(real, y, real, y, classes=3), 1.0, rtol=1e-6)
-    assert jnp.isnan(gm.spread_ratio(real, y, fake, jnp.full(6, 2), classes=2))
+    np.testing.assert_allclose(gm.diversity_ratio(real, y, real, y, classes=3), 1.0, rtol=1e-6)
+    assert jnp.isnan(gm.diversity_ratio(real, y, fake, jnp.full(6, 2), classes=2))
 
 
 def test_memorisation_of_copies_and_of_fresh_examples():
@@ -151,7 +151,7 @@ def test_a_perfect_generator_scores_like_the_real():
         (lambda r, f: gm.kernel_distance(r[0], f), r"real must have shape \[n, d\]"),
         (lambda r, f: gm.frechet_distance(r, f[:1]), "fake has 1 examples, expected at least 2"),
         (
-            lambda r, f: gm.spread_ratio(r, jnp.zeros(3, int), f, jnp.zeros(50, int), classes=1),
+            lambda r, f: gm.diversity_ratio(r, jnp.zeros(3, int), f, jnp.zeros(50, int), classes=1),
             r"y_real must have shape \[60\]",
         ),
         (lambda r, f: gm.memorisation_ratio(f, r[:0], r), "train has 0 examples"),

@@ -1,6 +1,6 @@
-"""Codes of tasks and classes: what a generator is conditioned on, and what it keeps of the past."""
+"""Codes of tasks and classes: what a generator is conditioned on and stores of the past."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +8,18 @@ import numpy as np
 from jax import Array
 
 from lml_jax.checks import concrete, known
+from lml_jax.generative.examples import joined as joined  # for callers that import them from here
+from lml_jax.generative.examples import together as together
 from lml_jax.losses import labelled
-from lml_jax.types import Batch, Key, Task
+from lml_jax.pixels import as_float as as_float
+from lml_jax.pixels import check_range as check_range
+from lml_jax.types import Batch, Key
 
-CONDITIONS = ("class", "task", "both")
+Condition = Literal["class", "task", "both"]
 
 
 class Codes(NamedTuple):
-    """Codes `h` [C, k] of the classes of a task, of which those in `mask` bool [C] are there.
+    """Codes `h` [C, k] of the classes of a task, of which those in `mask` bool [C] are present.
 
     A table of tasks has a leading axis [T] in both.
     """
@@ -25,7 +29,7 @@ class Codes(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """Drawn from a table: code [n, k], label int [n], task int [n]; valid bool [n]."""
+    """n codes drawn from a table: code [n, k], label int [n], task int [n]; valid bool [n]."""
 
     h: Array
     y: Array
@@ -34,26 +38,40 @@ class Draw(NamedTuple):
 
 
 def empty_table(tasks: int, classes: int, width: int) -> Codes:
-    """A table for T tasks with nothing in it."""
+    """A table with room for T tasks and no class in its mask.
+
+    Example:
+        >>> empty_table(2, 3, 4).h.shape
+        (2, 3, 4)
+    """
     return Codes(jnp.zeros((tasks, classes, width)), jnp.zeros((tasks, classes), bool))
 
 
-def code_width(condition: str, *, tasks: int, classes: int) -> int:
+def code_width(condition: Condition, *, tasks: int, classes: int) -> int:
     """Length k of a code.
 
     Raises:
         ValueError: for an unknown condition.
+
+    Example:
+        >>> code_width("both", tasks=5, classes=10)
+        15
     """
-    known(condition, CONDITIONS, what="condition")
+    known(condition, get_args(Condition), what="condition")
     return {"class": classes, "task": tasks, "both": tasks + classes}[condition]
 
 
-def one_hot(task: Array, batch: Batch, *, condition: str, tasks: int, classes: int) -> Codes:
-    """One-hot codes of the classes in `batch`, the examples of a task (int, may be traced).
+def one_hot(task: Array, batch: Batch, *, condition: Condition, tasks: int, classes: int) -> Codes:
+    """One-hot codes of the classes that occur in a task's examples.
 
-    "class": of the class alone, for streams in which each class belongs to one task; "task": of
-    the task alone, one distribution over all its classes; "both": the two side by side, for
-    classes that come back looking different.
+    Args:
+        task: the task's number, int [], may be traced.
+        batch: examples of the task; those of weight 0 or without a label do not count.
+        condition: "class": the code of the class alone, for streams in which each class belongs to
+            one task; "task": of the task alone, one distribution over all its classes; "both": the
+            two side by side, for classes that return with other images.
+        tasks: T.
+        classes: C.
 
     Example:
         >>> batch = Batch(jnp.zeros((2, 1)), jnp.array([1, 1]))
@@ -64,15 +82,28 @@ def one_hot(task: Array, batch: Batch, *, condition: str, tasks: int, classes: i
     of_class = jnp.eye(classes)
     of_task = jnp.broadcast_to(jax.nn.one_hot(task, tasks), (classes, tasks))
     parts = {"class": [of_class], "task": [of_task], "both": [of_task, of_class]}
-    where = jnp.where(labelled(batch) > 0, batch.y, classes)
+    where = jnp.where(labelled(batch) > 0, batch.y.astype(jnp.int32), classes)
     mask = jnp.zeros(classes, bool).at[where].set(True, mode="drop")
     return Codes(jnp.concatenate(parts[condition], axis=1), mask)
 
 
-def draw(table: Codes, key: Key, *, n: int) -> Draw:
-    """n codes of a table [T, C]: every task there as likely, and every class within its task.
+def code_of_label(h: Array, y: Array) -> Array:
+    """The code of each label: rows of h [C, k] for y int [n]; row 0 where y = -1.
 
-    Drawn systematically: of k equally likely codes each comes n/k times, rounded up or down.
+    NaN for a label above C-1, so that the update is refused instead of training another class.
+
+    Example:
+        >>> code_of_label(jnp.eye(2), jnp.array([1, -1, 2])).tolist()
+        [[0.0, 1.0], [1.0, 0.0], [nan, nan]]
+    """
+    return h.at[jnp.maximum(y, 0)].get(mode="fill", fill_value=jnp.nan)
+
+
+def draw(table: Codes, key: Key, *, n: int) -> Draw:
+    """n codes of a table [T, C]: each task with equal probability, then each class of the task.
+
+    Systematic sampling: of k equally likely codes each is drawn n/k times, rounded up or down.
+    From an empty table every draw is invalid, and its code is 0.
 
     Example:
         >>> table = Codes(jnp.eye(4).reshape(2, 2, 4), jnp.array([[True, True], [False, True]]))
@@ -80,59 +111,16 @@ def draw(table: Codes, key: Key, *, n: int) -> Draw:
         >>> drawn.task.tolist(), drawn.y.tolist()
         ([0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1, 1, 1])
     """
-    share = table.mask / jnp.maximum(table.mask.sum(axis=1, keepdims=True), 1)
+    count = jnp.maximum(table.mask.sum(axis=1, keepdims=True), 1)
+    share = table.mask.astype(float) / count.astype(float)
     total = jnp.cumsum(share.reshape(-1))
-    level = (jnp.arange(n) + jax.random.uniform(key)) / n * total[-1]
+    position = (jnp.arange(n).astype(float) + jax.random.uniform(key)) / n * total[-1]
     # Rounding up to the very end would pick what comes after the last code.
-    level = jnp.minimum(level, total[-1] * (1 - 1e-6))
-    unit = jnp.minimum(jnp.searchsorted(total, level, side="right"), total.shape[0] - 1)
+    position = jnp.minimum(position, total[-1] * (1 - 1e-6))
+    unit = jnp.minimum(jnp.searchsorted(total, position, side="right"), total.shape[0] - 1)
     task, y = jnp.divmod(unit, table.mask.shape[1])
     valid = jnp.broadcast_to(total[-1] > 0, (n,))
     return Draw(table.h[task, y], y.astype(jnp.int32), task.astype(jnp.int32), valid)
-
-
-def together(tasks: Task) -> Batch:
-    """Support and query sets of a meta-batch as one set of examples [n, ...].
-
-    Example:
-        >>> part = Batch(jnp.zeros((4, 6, 2)), jnp.zeros((4, 6), jnp.int32))
-        >>> together(Task(part, part)).x.shape
-        (48, 2)
-    """
-
-    def rows(part: Batch) -> Batch:
-        weight = jnp.ones(part.y.shape) if part.weight is None else part.weight
-        return jax.tree.map(
-            lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), Batch(*part[:2], weight)
-        )
-
-    return jax.tree.map(
-        lambda a, b: jnp.concatenate([a, b]), rows(tasks.support), rows(tasks.query)
-    )
-
-
-def as_float(x: Array) -> Array:
-    """Images of uint8 as floats in 0..1, which generated ones are; floats as they are."""
-    return x.astype(float) / 255 if x.dtype == jnp.uint8 else x
-
-
-def joined(real: Batch, generated: Batch, weight: float | Array) -> Batch:
-    """One batch of both, in which the generated examples together weigh `weight` x the real ones.
-
-    Example:
-        >>> real = Batch(jnp.zeros((4, 1)), jnp.zeros(4, jnp.int32))
-        >>> generated = Batch(jnp.ones((2, 1)), jnp.zeros(2, jnp.int32))
-        >>> joined(real, generated, 0.5).weight.tolist()
-        [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
-    """
-    mass_real, mass = labelled(real), labelled(generated)
-    total = jnp.sum(mass)
-    mass = mass * weight * jnp.sum(mass_real) / jnp.where(total > 0, total, 1.0)
-    return Batch(
-        jnp.concatenate([real.x, generated.x]),
-        jnp.concatenate([real.y, generated.y]),
-        jnp.concatenate([mass_real, mass]),
-    )
 
 
 def as_table(codes: Codes) -> Codes:
@@ -141,7 +129,7 @@ def as_table(codes: Codes) -> Codes:
 
 
 def check_learned(codes: Codes, learned: Array) -> None:
-    """Raise unless `codes` asks only for what was `learned` bool [C]; inside jit nothing can.
+    """Raise unless `codes` asks only for what was `learned` bool [C]; inside jit nothing is known.
 
     Raises:
         ValueError: for no class at all, or a class that was never learned, naming it.
@@ -159,7 +147,7 @@ def check_learned(codes: Codes, learned: Array) -> None:
 
 
 def check_room(table: Codes, finished: Array) -> None:
-    """Raise unless `table` has a row for another task; inside jit nothing can.
+    """Raise unless `table` has a row for another task; inside jit nothing is known.
 
     Raises:
         ValueError: naming the number of rows.
@@ -169,23 +157,7 @@ def check_room(table: Codes, finished: Array) -> None:
         raise ValueError(f"there was room for {rows} tasks, expected no more")
 
 
-def check_range(x: Array, span: tuple[float, float]) -> None:
-    """Raise unless `x` is uint8, or floats in the declared range; inside jit no value can be seen.
-
-    Raises:
-        ValueError: naming the range found, or a dtype whose range is not known.
-    """
-    if x.dtype == jnp.uint8:
-        return
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(
-            f"expected images of uint8, or floats in {span[0]}..{span[1]}; got {x.dtype.name}"
-        )
-    known_now = concrete(x)
-    if known_now is None or x.size == 0:
-        return
-    low, high = float(known_now[0].min()), float(known_now[0].max())
-    if not (span[0] <= low and high <= span[1]):
-        raise ValueError(
-            f"examples are in {low:g}..{high:g}, expected the declared range {span[0]}..{span[1]}"
-        )
+def check_count(n: int) -> None:
+    """Raise ValueError for fewer than one sample."""
+    if n < 1:
+        raise ValueError(f"expected at least 1 generated sample, got n = {n}")

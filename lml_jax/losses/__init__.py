@@ -1,9 +1,14 @@
 """Losses, one function and one equation each; labels, weights and distances that they share."""
 
+from lml_jax.losses.adversarial import GAN_LOSSES as GAN_LOSSES
+from lml_jax.losses.adversarial import GanLoss as GanLoss
 from lml_jax.losses.adversarial import discriminator_loss as discriminator_loss
 from lml_jax.losses.adversarial import gradient_penalty as gradient_penalty
+from lml_jax.losses.adversarial import non_saturating as non_saturating
 from lml_jax.losses.adversarial import non_saturating_loss as non_saturating_loss
+from lml_jax.losses.adversarial import relativistic as relativistic
 from lml_jax.losses.adversarial import relativistic_loss as relativistic_loss
+from lml_jax.losses.adversarial import saturating as saturating
 from lml_jax.losses.adversarial import saturating_loss as saturating_loss
 from lml_jax.losses.classification import cross_entropy as cross_entropy
 from lml_jax.losses.classification import distillation as distillation

@@ -116,47 +116,80 @@ def kernel_distance(real: Array, fake: Array) -> Array:
     return within(real) + within(fake) - 2 * jnp.mean(kernel(real, fake))
 
 
-def spread_ratio(real: Array, y_real: Array, fake: Array, y_fake: Array, *, classes: int) -> Array:
-    """How varied each generated class is, against the real one: 1 is as varied, 0 collapsed.
+def diversity_ratio(
+    real: Array,
+    y_real: Array,
+    fake: Array,
+    y_fake: Array,
+    *,
+    classes: int,
+    undefined: float = jnp.nan,
+) -> Array:
+    """Within-class diversity of generated examples relative to real ones.
 
     mean_{c,k} sigma_{c,k}(fake) / mean_{c,k} sigma_{c,k}(real), with sigma_{c,k} the standard
     deviation of feature k within class c, over the classes that occur at least twice in both.
+    1 is as diverse as the real classes, 0 is a complete collapse. It costs little, so it can be
+    computed at every training step.
 
-    `real` [n, d], `fake` [m, d], labels `y_real` [n], `y_fake` [m] in -1..C-1 -> scalar >= 0; NaN
-    if no class occurs twice in both. Cheap, and so an alarm to watch while training.
-    Raises: ValueError if a shape is wrong.
-    Source: definition.
+    Args:
+        real: real examples, embedded, float [n, d].
+        y_real: their labels, int [n], in -1..C-1; -1 is left out.
+        fake: generated examples, embedded, float [m, d].
+        y_fake: their labels, int [m], in -1..C-1.
+        classes: C.
+        undefined: the value where no class occurs twice in both.
+
+    Returns:
+        A scalar >= 0.
+
+    Raises:
+        ValueError: for a wrong shape.
 
     Example:
         >>> y = jnp.array([0, 0, 1, 1])
         >>> real = jnp.array([[0.0], [2.0], [5.0], [7.0]])
-        >>> float(spread_ratio(real, y, real / 4, y, classes=2))
+        >>> float(diversity_ratio(real, y, real / 4, y, classes=2))
         0.25
     """
-    spreads_r, spreads_g, both = _spreads(real, y_real, fake, y_fake, classes)
-    total_r, total_g = (jnp.sum(jnp.where(both, s, 0.0)) for s in (spreads_r, spreads_g))
-    return _ratio(total_g, total_r)
+    real_std, fake_std, both = _class_deviations(real, y_real, fake, y_fake, classes)
+    total_r, total_g = (jnp.sum(jnp.where(both, s, 0.0)) for s in (real_std, fake_std))
+    return _ratio(total_g, total_r, undefined)
 
 
-def class_spread_ratios(
+def class_diversity_ratios(
     real: Array, y_real: Array, fake: Array, y_fake: Array, *, classes: int
 ) -> Array:
-    """`spread_ratio` of each class, for one collapsed class is lost in a mean over many.
+    """`diversity_ratio` of each class: one collapsed class is lost in a mean over many.
 
-    mean_k sigma_{c,k}(fake) / mean_k sigma_{c,k}(real), arguments as there -> [C]; NaN where a
-    class does not occur twice in both.
-    Raises: ValueError if a shape is wrong.
-    Source: definition.
+    mean_k sigma_{c,k}(fake) / mean_k sigma_{c,k}(real).
+
+    Args:
+        real: as in `diversity_ratio`, as are the others.
+        y_real: labels of `real`.
+        fake: generated examples.
+        y_fake: labels of `fake`.
+        classes: C.
+
+    Returns:
+        Ratios [C], each >= 0; NaN where a class does not occur twice in both.
+
+    Raises:
+        ValueError: for a wrong shape.
 
     Example:
         >>> y = jnp.array([0, 0, 1, 1])
         >>> real = jnp.array([[0.0], [2.0], [5.0], [7.0]])
         >>> fake = jnp.array([[0.0], [2.0], [6.0], [6.0]])
-        >>> class_spread_ratios(real, y, fake, y, classes=3).tolist()
+        >>> class_diversity_ratios(real, y, fake, y, classes=3).tolist()
         [1.0, 0.0, nan]
     """
-    spreads_r, spreads_g, both = _spreads(real, y_real, fake, y_fake, classes)
-    return undefined_where(~both, _ratio(spreads_g, spreads_r))
+    real_std, fake_std, both = _class_deviations(real, y_real, fake, y_fake, classes)
+    return undefined_where(~both, _ratio(fake_std, real_std))
+
+
+# The names of earlier versions, until their last callers are renamed.
+spread_ratio, class_spread_ratios = diversity_ratio, class_diversity_ratios
 
 
 def memorisation_ratio(fake: Array, train: Array, test: Array) -> Array:
@@ -184,7 +217,7 @@ def memorisation_ratio(fake: Array, train: Array, test: Array) -> Array:
 def warn_if_collapsed(
     ratio: float, *, threshold: float, each: Sequence[float] = (), where: str = ""
 ) -> str | None:
-    """Warn, and give the message, if a spread ratio is below `threshold` or not a number.
+    """Warn, and return the message, if a diversity ratio is below `threshold` or not a number.
 
     `each` are the ratios of classes, of which one below half of the threshold is too little.
 
@@ -196,8 +229,8 @@ def warn_if_collapsed(
     if ratio >= threshold and not low:
         return None
     message = (
-        f"the generator has collapsed{where}: the spread within its classes is {ratio:.2f} of the "
-        f"real one, expected at least {threshold:g}"
+        f"the generator has collapsed{where}: the diversity within its classes is {ratio:.2f} of "
+        f"the real one, expected at least {threshold:g}"
         + (f" and {threshold / 2:g} of each; in class {', '.join(low)}" if low else "")
     )
     warnings.warn(message, RuntimeWarning, stacklevel=2)
@@ -261,25 +294,28 @@ def _root(matrix: Array) -> Array:
     return (vectors * jnp.sqrt(jnp.maximum(values, 0.0))[None]) @ vectors.T
 
 
-def _spreads(
+def _class_deviations(
     real: Array, y_real: Array, fake: Array, y_fake: Array, classes: int
 ) -> tuple[Array, Array, Array]:
-    """Spreads [C] of the real and the generated classes, and which are there twice in both."""
+    """Deviations [C] of the real and the generated classes, and which occur twice in both."""
     real, fake = _checked(real, fake)
     for name, x, y in (("y_real", real, y_real), ("y_fake", fake, y_fake)):
         if y.shape != x.shape[:1]:
             raise ValueError(f"{name} must have shape [{x.shape[0]}]; got {y.shape}")
-    spread_r, count_r = _spread(real, y_real, classes)
-    spread_g, count_g = _spread(fake, y_fake, classes)
-    return spread_r, spread_g, (count_r >= 2) & (count_g >= 2)
+    real_std, real_count = _deviation(real, y_real, classes)
+    fake_std, fake_count = _deviation(fake, y_fake, classes)
+    return real_std, fake_std, (real_count >= 2) & (fake_count >= 2)
 
 
-def _ratio(a: Array, b: Array) -> Array:
-    """a / b where b > 0, else NaN."""
-    return undefined_where(~(b > 0), a / jnp.where(b > 0, b, 1.0))
+def _ratio(a: Array, b: Array, undefined: float = jnp.nan) -> Array:
+    """a / b where b > 0."""
+    ratio = a / jnp.where(b > 0, b, 1.0)
+    if jnp.isnan(undefined):
+        return undefined_where(~(b > 0), ratio)
+    return jnp.where(b > 0, ratio, undefined)
 
 
-def _spread(x: Array, y: Array, classes: int) -> tuple[Array, Array]:
+def _deviation(x: Array, y: Array, classes: int) -> tuple[Array, Array]:
     """Standard deviation within each class, mean over features [C], and its examples [C]."""
     y, x = as_labels(y), at_least_float32(x)
     member = (y[:, None] == jnp.arange(classes, dtype=jnp.int32)[None]).astype(x.dtype)

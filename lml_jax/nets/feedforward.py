@@ -17,6 +17,7 @@ from jax import Array
 
 from lml_jax.checks import check_images, check_positive, known
 from lml_jax.nets._batched_conv import conv2d
+from lml_jax.pixels import as_float
 from lml_jax.types import Key, Net, Params
 
 Norm = Literal["transductive", "group"]
@@ -132,9 +133,7 @@ def _net(
 
 
 def _as_float(name: str, x: Array) -> Array:
-    x = jnp.asarray(x)
-    if x.dtype == jnp.uint8:
-        return x.astype(float) / 255
+    x = as_float(jnp.asarray(x))
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"{name} takes floats, or images of uint8, got {x.dtype.name}")
     return x

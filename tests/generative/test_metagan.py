@@ -1,4 +1,4 @@
-"""MetaGAN: what D and G descend, how samples join a support set, and what is refused."""
+"""MetaGAN: what D and G minimise, how samples join a support set, and what is refused."""
 
 import math
 from functools import partial
@@ -11,11 +11,11 @@ import optax
 import pytest
 
 from lml_jax import losses, nets, train
-from lml_jax.generative.metagan import _step as sharpening
 from lml_jax.generative.metagan.metagan import metagan
 from lml_jax.learners.maml import maml
 from lml_jax.learners.matching import matching
 from lml_jax.learners.protonet import protonet
+from lml_jax.losses import GAN_LOSSES, GanLoss
 from lml_jax.types import Batch, ConditionalNet, Learner, Net, Task
 
 KEY = jax.random.key(0)
@@ -36,11 +36,11 @@ BASES = {
 }
 
 
-def sharpened(base=on_maml, *, d_tx=None, g_tx=None, **options):
+def model_of(base=on_maml, *, d_tx=None, g_tx=None, **options):
     learner, generator = metagan(
         base, nets.mlp([8], 6), nets.generator([16], (2,)),
         d_tx or optax.sgd(0.1), g_tx or optax.sgd(0.1), classes=N,
-        **{"noise": 4, "samples": 6, **options},
+        **{"noise": 4, "generated": 6, **options},
     )  # fmt: skip
     return learner, generator._replace(step=jax.jit(generator.step))
 
@@ -98,8 +98,8 @@ REAL, FAKE = (E + 1) / (E + 2), 2 * E**0.5 / (2 * E**0.5 + 1)  # p(y <= N | x)
 @pytest.mark.parametrize("penalty", [0.0, 2.0])
 def test_the_fake_logit_is_zero(loss, of_d, of_g, penalty):
     _, generator = metagan(
-        IDENTITY, nets.mlp([], 2), POINT, FROZEN, FROZEN, classes=2, loss=loss, penalty=penalty,
-        weight=0.5,
+        IDENTITY, nets.mlp([], 2), POINT, FROZEN, FROZEN, classes=2, loss=GAN_LOSSES[loss](),
+        penalty=penalty, generated_weight=0.5,
     )  # fmt: skip
     batch = Batch(jnp.eye(2), jnp.arange(2))
     tasks = jax.tree.map(lambda leaf: leaf[None], Task(batch, batch))
@@ -117,18 +117,22 @@ def test_the_fake_logit_is_zero(loss, of_d, of_g, penalty):
         "d_real": 1.0,
         "d_fake": 0.0,
         "d_accuracy": 1.0,
-        "spread": 0.0,
+        "diversity": 0.0,
+        "bad_step": -1,
+        "bad_step_discriminator": -1,
+        "bad_step_generator": -1,
     }
     for name, value in expected.items():
         np.testing.assert_allclose(shown[name], value, rtol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("some", [False, True], ids=["labelled", "some unlabelled"])
-def test_the_inner_loop_descends_all_three_terms(some):
+def test_the_inner_loop_minimises_all_three_terms(some):
     linear = Net(lambda key, x: {"w": 0.3 * jnp.ones((2, 2))}, lambda params, x: x @ params["w"])
     learner, _ = metagan(
         lambda loss: maml(linear, optax.sgd(0.5), steps=1, loss=loss),
-        nets.mlp([], 2), POINT, FROZEN, FROZEN, classes=2, weight=0.25, samples=3,
+        nets.mlp([], 2), POINT, FROZEN, FROZEN, classes=2, generated_weight=0.25,
+        generated=3,
     )  # fmt: skip
     x = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.0]])
     y = jnp.array([0, 1, -1 if some else 1])
@@ -151,7 +155,7 @@ def test_the_inner_loop_descends_all_three_terms(some):
 def test_at_weight_zero_it_is_the_base_learner(base):
     given, plain = BASES[base]
     for role in ("augment", "negative_class"):
-        learner, generator = sharpened(given, role=role, weight=0.0)
+        learner, generator = model_of(given, role=role, generated_weight=0.0)
         state = generator.init(KEY, TASK.support.x)
         own = state.params["d"]["learner"]
         fast = learner.adapt(state.params, TASK.support, KEY)
@@ -174,7 +178,7 @@ def base_step(plain, params):
 
 
 def test_before_its_start_the_learner_is_the_base_and_the_generator_waits():
-    _, late = sharpened(start=1)
+    _, late = model_of(generated_from=1)
     state = late.init(KEY, TASK.support.x)
     first, _ = late.step(state, TASKS, KEY)
     expected, _ = base_step(BASES["maml"][1], state.params["d"]["learner"])
@@ -187,7 +191,7 @@ def test_before_its_start_the_learner_is_the_base_and_the_generator_waits():
 
 
 def test_labelled_samples_learn_before_they_join():
-    _, late = sharpened(PROTONET, role="augment", start=5)
+    _, late = model_of(PROTONET, role="augment", generated_from=5)
     state = late.init(KEY, TASK.support.x)
     after, shown = late.step(state, TASKS, KEY)
     assert all(jax.tree.leaves(moved(state.params["g"], after.params["g"])))
@@ -198,19 +202,19 @@ def test_labelled_samples_learn_before_they_join():
 
 def test_each_rule_moves_its_own_half():
     for name, other in (("d", "g"), ("g", "d")):
-        _, generator = sharpened(PROTONET, **{f"{other}_tx": FROZEN})
+        _, generator = model_of(PROTONET, **{f"{other}_tx": FROZEN})
         state = generator.init(KEY, TASK.support.x)
         after, _ = generator.step(state, TASKS, KEY)
         own = moved(state.params, after.params)
         assert not any(jax.tree.leaves(own[other]))
-        own[name].pop("level", None)  # not learned here
+        own[name].pop("offset", None)  # not learned here
         assert all(jax.tree.leaves(own[name])), own
 
 
 def test_alternating_the_generator_meets_the_new_discriminator():
     states = []
     for alternating in (True, False):
-        _, generator = sharpened(PROTONET, alternating=alternating)
+        _, generator = model_of(PROTONET, alternating=alternating)
         state = generator.init(KEY, TASK.support.x)
         states.append(generator.step(state, TASKS, KEY)[0].params)
     both, at_once = states
@@ -220,7 +224,7 @@ def test_alternating_the_generator_meets_the_new_discriminator():
 
 def test_unlabelled_examples_speak_of_real_and_generated_alone():
     hidden = TASKS._replace(query=TASKS.query._replace(y=TASKS.query.y.at[:, 6:].set(-1)))
-    _, generator = sharpened()
+    _, generator = model_of()
     state = generator.init(KEY, TASK.support.x)
 
     def shown(x):
@@ -240,23 +244,44 @@ def test_unlabelled_examples_speak_of_real_and_generated_alone():
     assert any(jax.tree.leaves(moved(state.params["d"], after.params["d"])))
 
 
-def test_labelled_samples_of_every_class_are_played_beside_half_a_query_set():
-    """Whichever rows of a sorted query set have no label, no class of samples is left out."""
-    _, generator = sharpened(role="augment")
-    state = generator.init(KEY, TASK.support.x)
-    rules = generator.sample.args[0]
-    order = jnp.argsort(TASK.query.y)
-    y = jnp.where(jnp.arange(12) < 6, TASK.query.y[order], -1)
-    half = TASK._replace(query=Batch(TASK.query.x[order], y))
-    weighed = np.zeros(N)
-    for k in range(20):
-        fake = sharpening._played(rules, 1.0, state.params, half, jax.random.key(k))[2]
-        weighed += np.asarray(jax.ops.segment_sum(fake.weight, fake.y, N))
-    assert weighed.min() > 0.6 * weighed.max() > 0
+def test_samples_of_every_class_count_beside_a_half_labelled_query_set():
+    """Whichever rows of a sorted query set have no label, no class of samples is left out.
+
+    Images are their label, codes the class mean, G gives its code, and the score is the image: a
+    loss that counts the scores near c is the weight of the samples of class c.
+    """
+    own = Net(lambda key, x: {}, lambda params, x: x)
+    identity = ConditionalNet(lambda key, z, h: {}, lambda params, z, h: h)
+    first = Learner(
+        lambda key, x: {"w": jnp.ones(())},
+        lambda params, support, key, fast=None, labels=None: (),
+        lambda params, fast, x: jnp.where(jnp.arange(N) == 0, params["w"] * x, -jnp.inf),
+    )
+    y = jnp.repeat(jnp.arange(N, dtype=jnp.int32), 4)
+    x = y[:, None].astype(float)
+    half = Batch(x, jnp.where(jnp.arange(12) < 6, y, -1))
+    tasks = jax.tree.map(lambda leaf: leaf[None], Task(Batch(x, y), half))
+    weights = np.zeros(N)
+    for c in range(N):
+        # G's output is scaled from -1..1 to the span, so that here it is 2 h + 1.
+        loss = GanLoss(
+            lambda real, fake, c=c: (jnp.abs(fake - (2 * c + 1)) < 0.5).astype(float),
+            lambda real, fake: 0 * fake,
+        )
+        _, generator = metagan(
+            first, own, identity, FROZEN, FROZEN, classes=N, role="augment", loss=loss,
+            generated=3, noise=1, span=(-1.0, 3.0),
+        )  # fmt: skip
+        state = generator.init(KEY, x)
+        step = jax.jit(generator.step)
+        for k in range(20):
+            weights[c] += float(step(state, tasks, jax.random.key(k))[1]["d_loss"]) / 20
+    np.testing.assert_allclose(weights.sum(), 1, rtol=1e-5)
+    assert weights.min() > 0.6 * weights.max()
 
 
 def test_padding_counts_nothing():
-    _, generator = sharpened(PROTONET)
+    _, generator = model_of(PROTONET)
     state = generator.init(KEY, TASK.support.x)
     results = []
     for filler in (0.0, 1.0):
@@ -271,7 +296,7 @@ def test_padding_counts_nothing():
 
 
 def test_labelled_samples_join_the_support_set():
-    learner, generator = sharpened(BASES["matching"][0], role="augment", weight=0.5)
+    learner, generator = model_of(BASES["matching"][0], role="augment", generated_weight=0.5)
     state = generator.init(KEY, TASK.support.x)
     fast = learner.adapt(state.averaged, TASK.support, KEY)
     assert fast.y.shape == (12 + 6,)
@@ -288,7 +313,7 @@ def test_labelled_samples_join_the_support_set():
 
 
 def test_the_code_of_a_task_is_a_mean_over_the_set():
-    _, generator = sharpened()
+    _, generator = model_of()
     state = generator.init(KEY, TASK.support.x)
     code = generator.encode(state, TASK.support, KEY)
     assert code.h.shape == (1, 6)
@@ -306,7 +331,7 @@ def test_labels_out_of_play_are_masked_and_adaptation_goes_on():
     keep = jnp.array([True, True, False])
     rows = jnp.broadcast_to(keep, (12, N))
     for role in ("negative_class", "augment"):
-        learner, _ = sharpened(role=role)
+        learner, _ = model_of(role=role)
         params = learner.init(KEY, TASK.support.x)
         support = TASK.support._replace(y=TASK.support.y % 2)
         fast = learner.adapt(params, support, KEY, None, keep)
@@ -320,9 +345,9 @@ def test_labels_out_of_play_are_masked_and_adaptation_goes_on():
 
 
 def test_it_learns_tasks_to_tell_real_from_generated_and_to_generate():
-    _, generator = sharpened(
+    _, generator = model_of(
         partial(on_maml, steps=3),
-        d_tx=optax.adam(1e-2), g_tx=optax.adam(2e-3), ema=0.9, weight=0.5, penalty=0.01,
+        d_tx=optax.adam(1e-2), g_tx=optax.adam(2e-3), ema=0.9, generated_weight=0.5, penalty=0.01,
     )  # fmt: skip
     state = generator.init(KEY, TASK.support.x)
 
@@ -340,45 +365,47 @@ def test_it_learns_tasks_to_tell_real_from_generated_and_to_generate():
     assert last["accuracy"] > max(0.8, float(first["accuracy"]) + 0.2)
     assert last["d_accuracy"] > 0.6
     assert last["d_loss"] < first["d_loss"]
-    assert 0.4 < last["spread"] < 2
+    assert 0.4 < last["diversity"] < 2
     assert off(state) < min(0.15, before)
 
 
-def test_a_learned_level_finds_the_height_of_distances():
+def test_a_learned_logit_offset_finds_the_scale_of_distances():
     far = protonet(Net(lambda key, x: {"w": jnp.eye(2)}, lambda params, x: 20 * x), classes=N)
     real = {}
-    for level in ("fixed", "learned"):
-        _, generator = sharpened(far, level=level, d_tx=optax.adam(1e-2), g_tx=FROZEN)
+    for offset in ("zero", "learned"):
+        _, generator = model_of(far, logit_offset=offset, d_tx=optax.adam(1e-2), g_tx=FROZEN)
         state = generator.init(KEY, TASK.support.x)
         for current, metrics in train.run(
             generator.step, tasks_of, state, (), KEY, steps=100, scan=True, chunk=100
         ):
             state, last = current, metrics
-        real[level] = float(last["d_real"][-1])
-        learned = float(state.params["d"]["level"]) != 0
-        assert learned == (level == "learned")
-    assert real["learned"] > real["fixed"] + 0.3
+        real[offset] = float(last["d_real"][-1])
+        learned = float(state.params["d"]["offset"]) != 0
+        assert learned == (offset == "learned")
+    assert real["learned"] > real["zero"] + 0.3
 
 
-def test_what_is_not_finite_stops_it_and_is_named():
+def test_a_non_finite_update_stops_it_and_its_network_is_named():
     for part, options in (
         ("discriminator", {"d_tx": optax.sgd(jnp.inf)}),
         ("generator", {"g_tx": optax.sgd(jnp.inf)}),
     ):
-        _, generator = sharpened(PROTONET, **options, alternating=False)
+        _, generator = model_of(PROTONET, **options, alternating=False)
         start = generator.init(KEY, TASK.support.x)
         step = generator.step
         state, metrics = step(start, TASKS, KEY)
-        again, _ = step(state, TASKS, KEY)
-        assert int(again.bad_step) == 0
-        assert again.bad_part == part
+        again, later = step(state, TASKS, KEY)
+        other = {"generator": "discriminator", "discriminator": "generator"}[part]
+        for shown in (metrics, later):
+            assert int(shown["bad_step"]) == int(shown[f"bad_step_{part}"]) == 0
+            assert int(shown[f"bad_step_{other}"]) == -1
         chex.assert_trees_all_equal(again.params, start.params)
-        with pytest.raises(train.DivergedError, match=f"at step 0, in the {part}"):
+        with pytest.raises(train.DivergedError, match="at step 0"):
             train.check_finite(again, metrics)
 
 
 def test_bad_examples_and_requests_are_refused():
-    learner, generator = sharpened()
+    learner, generator = model_of()
     state = generator.init(KEY, TASK.support.x)
     code = generator.encode(state, TASK.support, KEY)
     with pytest.raises(ValueError, match="at least 1 generated sample, got n = 0"):
@@ -398,6 +425,9 @@ def test_bad_examples_and_requests_are_refused():
     ):
         with pytest.raises(ValueError, match=r"expected the declared range 0\.0\.\.1\.0"):
             refused()
+    wrong = TASKS._replace(query=TASKS.query._replace(y=TASKS.query.y + 1))
+    with pytest.raises(ValueError, match=r"labels are in 1\.\.3, expected -1\.\.2"):
+        generator.step.__wrapped__(state, wrong, KEY)
     with pytest.raises(ValueError, match=r"makes \(2,\), expected examples of \(3,\)"):
         generator.init(KEY, jnp.zeros((1, 3)))
 
@@ -405,8 +435,9 @@ def test_bad_examples_and_requests_are_refused():
 def test_a_net_that_mixes_its_batch_is_refused():
     mixing = NET._replace(apply=lambda p, x: NET.apply(p, x - x.mean(0, keepdims=True)))
     for weight in (0.0, 0.1):
-        _, generator = sharpened(
-            lambda loss: maml(mixing, optax.sgd(RATE), steps=1, loss=loss), weight=weight
+        _, generator = model_of(
+            lambda loss: maml(mixing, optax.sgd(RATE), steps=1, loss=loss),
+            generated_weight=weight,
         )
         if not weight:
             generator.init(KEY, TASK.support.x)
@@ -418,17 +449,16 @@ def test_a_net_that_mixes_its_batch_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weight": 1.5}, r"must be in \[0, 1\], got 1.5"),
-        ({"start": -1}, "start must be at least 0, got -1"),
+        ({"generated_weight": 1.5}, r"must be in \[0, 1\], got 1.5"),
+        ({"generated_from": -1}, "generated_from must be at least 0, got -1"),
         ({"penalty": -2.0}, "gamma must be >= 0, got -2.0"),
         ({"ema": 1.0}, r"ema must be in \[0, 1\)"),
-        ({"samples": 0}, "samples must be at least 1, got 0"),
+        ({"generated": 0}, "generated must be at least 1, got 0"),
         ({"span": (1.0, 0.0)}, "low < high"),
         ({"role": "argument"}, "did you mean 'augment'"),
-        ({"loss": "hinge"}, "unknown GAN loss 'hinge'"),
-        ({"level": "free"}, "unknown level 'free'"),
+        ({"logit_offset": "free"}, "unknown logit offset 'free'"),
     ],
 )
 def test_bad_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        sharpened(**options)
+        model_of(**options)

@@ -86,9 +86,17 @@ def test_draws_have_the_moments_of_the_posterior():
     assert abs(drawn.std() - 0.5) < 4 * 0.5 / 40_000**0.5
 
 
-def test_negative_weights_and_unseen_classes_are_refused():
+@pytest.mark.parametrize("classes", [None, 3])
+def test_an_example_of_weight_zero_may_be_anything(classes):
+    w = weight(classes or 1).at[3:6].set(0.0)
+    bad = factors().at[3:6].set(jnp.array([jnp.inf, jnp.nan, -jnp.inf])[:, None])
+    seen = posterior.update(start(classes), bad, w)
+    chex.assert_trees_all_equal(seen, posterior.update(start(classes), factors(), w))
+    grad = jax.grad(lambda f: posterior.update(start(classes), f, w).mean.sum())(bad)
+    assert (grad[3:6] == 0).all()
+    assert jnp.isfinite(grad).all()
+
+
+def test_negative_weights_are_refused():
     with pytest.raises(ValueError, match=r"prior must be at least 0, got -1"):
         posterior.check_weights(Weights(prior=-1.0))
-    code = posterior.update(start(3), factors(2), jnp.array([[1.0, 0, 0], [0, 0, 1.0]]))
-    with pytest.raises(ValueError, match=r"class 1 was never seen, expected one of \[0, 2\]"):
-        posterior.only(code, [0, 1])

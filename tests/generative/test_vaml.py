@@ -9,10 +9,9 @@ import pytest
 
 from lml_jax import evaluate, nets, train
 from lml_jax.data.synthetic import sinusoids
-from lml_jax.generative.vaml import posterior
 from lml_jax.generative.vaml.images import mlp_parts, vaml
 from lml_jax.generative.vaml.posterior import Weights
-from lml_jax.generative.vaml.regression import predictive_nll, vaml_regression
+from lml_jax.generative.vaml.regression import vaml_regression
 from lml_jax.types import Batch, Task
 
 KEY = jax.random.key(0)
@@ -115,7 +114,7 @@ def test_tasks_by_vmap_are_tasks_one_by_one(make, batch):
     state = generator.init(KEY, tasks.support.x[0])
     stepped, metrics = jax.jit(generator.step)(state, tasks, KEY)
     assert int(stepped.step) == 1
-    assert int(stepped.bad_step) == -1
+    assert int(stepped.bad_step) == int(metrics["bad_step"]) == -1
     chex.assert_tree_all_finite((stepped.params, metrics))
 
 
@@ -173,8 +172,9 @@ def test_it_learns_to_classify_and_to_generate(head):
     assert (inked.argmax(1) == made.y).mean() > 0.9
 
 
-def test_predictions_do_not_depend_on_who_else_is_predicted():
-    learner, _ = class_model()
+@pytest.mark.parametrize("head", [False, True], ids=["evidence", "head"])
+def test_predictions_do_not_depend_on_the_others_of_the_batch(head):
+    learner, _ = class_model(head)
     batch = images_of(KEY)
     params = learner.init(KEY, batch.x)
     fast = learner.adapt(params, batch, KEY)
@@ -185,10 +185,9 @@ def test_predictions_do_not_depend_on_who_else_is_predicted():
     chex.assert_tree_all_finite(learner.predict(params, unseen, batch.x))
 
 
-def test_predictive_nll_falls_with_the_number_of_examples():
-    decode = nets.mlp([64, 64], 1)
+def test_the_error_of_a_regression_falls_with_the_number_of_points():
     learner, generator = vaml_regression(
-        nets.mlp([64, 64], 32), decode, optax.adam(3e-3), weights=Weights(support=1.0)
+        nets.mlp([64, 64], 32), nets.mlp([64, 64], 1), optax.adam(3e-3), weights=Weights(support=1)
     )
     sample = sinusoids(tasks=16, shots=10, queries=5)
 
@@ -208,11 +207,12 @@ def test_predictive_nll_falls_with_the_number_of_examples():
     def of_task(task, k):
         support = jax.tree.map(lambda leaf: leaf[:k], task.support)
         fast = learner.adapt(state.params, support, KEY)
-        return predictive_nll(decode, state.params, fast, task.query, KEY).mean()
+        error = learner.predict(state.params, fast, task.query.x) - task.query.y
+        return jnp.mean(error**2)
 
-    nll = [float(jax.vmap(lambda t, k=k: of_task(t, k))(tasks).mean()) for k in (0, 2, 5, 10)]
-    assert nll == sorted(nll, reverse=True), nll
-    assert nll[0] - nll[-1] > 0.5
+    errors = [float(jax.vmap(lambda t, k=k: of_task(t, k))(tasks).mean()) for k in (0, 2, 5, 10)]
+    assert errors == sorted(errors, reverse=True), errors
+    assert errors[-1] < 0.5 * errors[0]
 
 
 def test_samples_have_labels_of_the_classes_seen_only():
@@ -225,8 +225,8 @@ def test_samples_have_labels_of_the_classes_seen_only():
     assert made.x.shape == (8, *SHAPE)
     assert made.y.tolist() == [0] * 4 + [2] * 4
     assert made.y.dtype == jnp.int32
-    one = generator.sample(state, posterior.only(code, [2]), KEY, n=3)
-    assert one.y.tolist() == [2, 2, 2]
+    only = code._replace(seen=code.seen.at[0].set(0.0))
+    assert generator.sample(state, only, KEY, n=3).y.tolist() == [2, 2, 2]
     nothing = generator.encode(state, jax.tree.map(lambda leaf: leaf[:0], support), KEY)
     made = jax.jit(lambda c: generator.sample(state, c, KEY, n=4))(nothing)
     assert made.y.tolist() == [-1] * 4
@@ -259,8 +259,10 @@ def test_bad_images_and_requests_are_refused():
         generator.encode(state, batch._replace(x=batch.x[:, 1:]), KEY)
     with pytest.raises(ValueError, match="int32"):
         generator.init(KEY, jnp.zeros((1, *SHAPE), jnp.int32))
-    with pytest.raises(ValueError, match="at least 1, got 0"):
+    with pytest.raises(ValueError, match="at least 1 generated sample, got n = 0"):
         generator.sample(state, code, KEY, n=0)
+    with pytest.raises(ValueError, match=r"labels are in 0\.\.3, expected -1\.\.2"):
+        learner.adapt(state.params, batch._replace(y=batch.y.at[0].set(3)), KEY)
     nothing = code._replace(seen=jnp.zeros(C))
     with pytest.raises(ValueError, match="seen no class"):
         generator.sample(state, nothing, KEY, n=1)
@@ -279,18 +281,23 @@ def test_bad_settings_are_refused():
         vaml(parts, optax.sgd(0.1), shape=SHAPE, classes=C)
     with pytest.raises(ValueError, match="0, 4 and"):
         vaml(parts, optax.sgd(0.1), shape=SHAPE, classes=0)
-    with pytest.raises(ValueError, match="sharpness must be above 0, got 0"):
-        mlp_parts(nets.mlp([8], 8), pixels=36, sharpness=0)
+    with pytest.raises(ValueError, match="reconstruction_weight must be above 0, got 0"):
+        mlp_parts(nets.mlp([8], 8), pixels=36, reconstruction_weight=0)
     with pytest.raises(ValueError, match="beta must be at least 0, got -1"):
         class_model(weights=Weights(beta=-1))
     learner, _ = vaml(parts, optax.sgd(0.1), shape=SHAPE, classes=C, discriminative=1.0)
-    with pytest.raises(ValueError, match="makes 35 pixels, expected 36"):
+    with pytest.raises(ValueError, match="decoder makes 35 pixels, expected 36"):
         learner.init(KEY, images_of(KEY).x)
     wrong = vaml(parts, optax.sgd(0.1), shape=(5, 7), classes=C, discriminative=1.0)[0]
     with pytest.raises(ValueError, match="makes 9 numbers, expected"):
         wrong.init(KEY, jnp.zeros((1, 5, 7)))
     with pytest.raises(ValueError, match="0 and 1"):
         task_model(draws=0)
+    regression, _ = task_model()
+    with pytest.raises(ValueError, match=r"y \[n, 1\], got \(9, 1\) and \(9,\)"):
+        regression.adapt(
+            regression.init(KEY, points(KEY).x), points(KEY)._replace(y=jnp.zeros(9)), KEY
+        )
     _, silent = task_model(inputs=None)
     state = silent.init(KEY, points(KEY).x)
     with pytest.raises(ValueError, match="n >= 1; got None"):

@@ -20,7 +20,7 @@ from lml_jax.lifelong.generative_replay import lifelong_generative
 from lml_jax.lifelong.label_space import head_of
 from lml_jax.lifelong.lifelong_maml import lifelong_maml
 from lml_jax.lifelong.memory_replay import memory_learner
-from lml_jax.types import Batch
+from lml_jax.types import Batch, StreamGenerator
 
 KEY = jax.random.key(0)
 CLASSES, TX = 4, optax.adam(1e-2)
@@ -41,15 +41,14 @@ def vaml():
 
 
 def few_shot_gan():
-    generator = metagan(
+    return metagan(
         protonet(NET, classes=CLASSES), nets.mlp([8], 4), nets.generator([8], (5,)), TX, TX,
         classes=CLASSES,
     )[1]  # fmt: skip
-    return generator, lambda state, batch, key: state
 
 
 def generative(head):
-    return lifelong_generative(DESCENT, TX, head, *gan(), replay_batch=4)
+    return lifelong_generative(DESCENT, TX, head, gan(), replay_batch=4)
 
 
 # name -> (the few-shot learner, head -> the lifelong learner)
@@ -99,12 +98,13 @@ def test_init_donate_init_donate_end_task_donate(stream, few_shot, make):
 
 @pytest.mark.parametrize("make", [gan, vaml, few_shot_gan])
 def test_a_generator_donates_too(stream, make):
-    generator, finish = make()
+    generator = make()
     first = stream.train(0)
     step = jax.jit(generator.step, donate_argnums=0)
     state = generator.init(KEY, first.x)
     for i in range(2):
         state, metrics = step(state, stream.episodes(i, KEY), KEY)
-        state = finish(state, stream.train(i), KEY)
+        if isinstance(generator, StreamGenerator):
+            state = generator.end_task(state, stream.train(i), KEY)
     assert all(jnp.isfinite(value).all() for value in metrics.values())
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((state, first)))

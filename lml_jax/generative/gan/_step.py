@@ -1,7 +1,7 @@
-"""The game of a conditional generator and its discriminator: state, losses, one step of each."""
+"""One training step of a conditional GAN: its settings, its state, the losses of D and of G."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,79 +9,108 @@ import optax
 from jax import Array
 
 from lml_jax import losses
+from lml_jax.generative import _adversarial as adversarial
 from lml_jax.generative import conditioning as coding
-from lml_jax.generative.conditioning import Codes, Draw
-from lml_jax.generative.gan.retention import Render, Transfer, share
-from lml_jax.metrics.generators import spread_ratio
+from lml_jax.generative._adversarial import BadSteps, weighted_sum
+from lml_jax.generative.conditioning import Codes, Condition, Draw
+from lml_jax.generative.examples import prepared, together
+from lml_jax.generative.gan.retention import Reduction, Render, Retention, total_weight
+from lml_jax.losses import GanLoss
+from lml_jax.metrics.generators import diversity_ratio
+from lml_jax.pixels import Span, to_network
 from lml_jax.train import all_finite
-from lml_jax.types import Batch, ConditionalNet, Key, Metrics, Params, Task
-
-# name -> (what D descends, what G descends), each of (real scores, fake scores)
-LOSSES: dict[str, tuple[Callable[..., Array], Callable[..., Array]]] = {
-    "saturating": (losses.discriminator_loss, losses.saturating_loss),
-    "non_saturating": (losses.discriminator_loss, losses.non_saturating_loss),
-    "relativistic": (
-        losses.relativistic_loss,
-        lambda real, fake: losses.relativistic_loss(fake, real),
-    ),
-}
-NETS = ("discriminator", "generator")  # by `bad_net`
+from lml_jax.types import Batch, ConditionalNet, Key, Metrics, Params, PyTree, Task
 
 
-class Game(NamedTuple):
-    """What is fixed for a whole stream; see `gan.conditional_gan` for each."""
+class GanSettings(NamedTuple):
+    """The arguments of `gan.conditional_gan`, which documents them."""
 
     generator: ConditionalNet
     discriminator: ConditionalNet
     g_tx: optax.GradientTransformation
     d_tx: optax.GradientTransformation
-    l_d: Callable[[Array, Array], Array]
-    l_g: Callable[[Array, Array], Array]
-    transfer: Transfer
-    code_of: Callable[[Array, Batch], Codes]  # (number of the task, its examples) -> codes
+    tasks: int
+    classes: int
     noise: int
+    loss: GanLoss
     penalty: float
     ema: float
-    weight: float
-    reduction: str
+    condition: Condition
+    retention: Retention
+    retention_weight: float
+    reduction: Reduction
     past_batch: int
-    classes: int
-    by_class: bool  # whether a code says of which class its examples are
-    span: tuple[float, float]
+    span: Span
+
+    @property
+    def by_class(self) -> bool:
+        """Whether a code says of which class its examples are."""
+        return self.condition != "task"
+
+    def prepare(self, batch: Batch) -> Batch:
+        """The batch with float examples and int32 labels; see `examples.prepared`."""
+        return prepared(batch, classes=self.classes, span=self.span)
+
+    def code_of(self, task: Array, batch: Batch) -> Codes:
+        """The codes of the classes in a batch of task number `task`."""
+        return coding.one_hot(
+            task, batch, condition=self.condition, tasks=self.tasks, classes=self.classes
+        )
+
+    def draw_noise(self, key: Key, n: int) -> Array:
+        """Noise z [n, noise], standard normal."""
+        return jax.random.normal(key, (n, self.noise))
+
+    def render(self, g: Params) -> Render:
+        """The generator with these parameters, as a function of noise and codes."""
+        return partial(self.generator.apply, g)
+
+    def past_weight(self, finished: Array) -> Array:
+        """The factor of the mean retention loss over past tasks."""
+        return total_weight(finished, weight=self.retention_weight, reduction=self.reduction)
 
 
 class GanState(NamedTuple):
-    """One pytree. `bad_step` is -1 until an update was not finite; `bad_net` indexes `NETS`.
+    """State of a conditional GAN, one pytree.
 
-    `ema` is the moving average of `g`, which samples are drawn from; `teacher` is `ema` as it was
-    when the last task was finished. The table `codes` [T, C] holds the `finished` tasks and the
-    arriving one; `memory` is what the knowledge transfer keeps.
+    Attributes:
+        step: updates done.
+        bad: the steps at which an update was refused.
+        g: parameters of G.
+        d: parameters of D.
+        g_opt: optimiser state of G.
+        d_opt: optimiser state of D.
+        ema: moving average of `g`, from which samples are drawn.
+        teacher: `ema` as it was when the last task was finished.
+        codes: table [T, C] of the finished tasks and the arriving one.
+        memory: what the retention loss stores.
+        finished: tasks finished.
     """
 
     step: Array
-    bad_step: Array
-    bad_net: Array
+    bad: BadSteps
     g: Params
     d: Params
-    g_opt: Any
-    d_opt: Any
+    g_opt: PyTree
+    d_opt: PyTree
     ema: Params
     teacher: Params
     codes: Codes
-    memory: Any
+    memory: PyTree
     finished: Array
 
     @property
-    def bad_part(self) -> str:
-        """Whose update was not finite."""
-        return NETS[int(self.bad_net)]
+    def bad_step(self) -> Array:
+        """The first step whose update was refused, or -1."""
+        return self.bad.first
 
 
 class Pairs(NamedTuple):
-    """Real examples x [n, ...] in (-1, 1), their codes h [n, k], and weights [n].
+    """Real examples x [n, ...] in -1..1, each to be compared with G(z, h).
 
-    Each is compared with G(z, h). What a frozen generator made of z meets what G makes of it now,
-    so that a pair says nothing while G is unchanged, where others of its class would pull at it.
+    `h` [n, k] are their codes, `weight` [n] sums to 1 over the arriving task. For a past task z is
+    the noise from which the frozen generator made x, so that real and generated example of a pair
+    are equal as long as G has not changed; a sample from other noise would pull at G even then.
     """
 
     x: Array
@@ -90,166 +119,127 @@ class Pairs(NamedTuple):
     z: Array
 
 
-def scaled(x: Array, span: tuple[float, float]) -> Array:
-    """Examples in `span`, or uint8, to (-1, 1), which both networks speak."""
-    x = x.astype(float) / 255 if x.dtype == jnp.uint8 else x
-    return (x - span[0]) * (2 / (span[1] - span[0])) - 1
-
-
-def unscaled(x: Array, span: tuple[float, float]) -> Array:
-    """What a generator makes, in (-1, 1), to `span`."""
-    return (x + 1) * ((span[1] - span[0]) / 2) + span[0]
-
-
-def check_game(penalty: float, ema: float, span: tuple[float, float]) -> None:
-    """Raise ValueError for what no game can be played with."""
-    if penalty < 0:
-        raise ValueError(f"the penalty gamma must be >= 0, got {penalty}")
-    if not 0 <= ema < 1:
-        raise ValueError(f"ema must be in [0, 1), got {ema}")
-    if not span[0] < span[1]:
-        raise ValueError(f"span must be (low, high) with low < high, got {span}")
-
-
 def past_codes(state: GanState) -> Codes:
     """The table without the arriving task."""
     finished = jnp.arange(state.codes.mask.shape[0]) < state.finished
     return state.codes._replace(mask=state.codes.mask & finished[:, None])
 
 
-def step(game: Game, state: GanState, tasks: Task, key: Key) -> tuple[GanState, Metrics]:
-    """D moves, then G against the new D; nothing changes from the first bad update on."""
-    batch = coding.together(tasks)
-    coding.check_range(batch.x, game.span)
+def step(settings: GanSettings, state: GanState, tasks: Task, key: Key) -> tuple[GanState, Metrics]:
+    """One step of D, then one of G against the new D.
+
+    After the first update that is not finite nothing changes any more.
+    """
+    batch = settings.prepare(together(tasks))
     key_draw, key_real, key_g = jax.random.split(key, 3)
-    drawn = coding.draw(past_codes(state), key_draw, n=game.past_batch)
-    own = game.code_of(state.finished, batch)
-    real = _pairs(game, state, batch, own, drawn, key_real)
+    own = settings.code_of(state.finished, batch)
+    drawn = coding.draw(past_codes(state), key_draw, n=settings.past_batch)
+    # An invalid draw has weight 0, and is evaluated nevertheless: at a code that G knows.
+    drawn = drawn._replace(h=jnp.where(drawn.valid[:, None], drawn.h, own.h[:1]))
+    real = _pairs(settings, state, batch, own, drawn, key_real)
 
     of_d = jax.value_and_grad(_d_loss, argnums=1, has_aux=True)
-    (value_d, shown), grads_d = of_d(game, state.d, state.g, real)
-    d, d_opt = moved(game.d_tx, grads_d, state.d_opt, state.d)
+    (value_d, d_accuracy), grads_d = of_d(settings, state.d, state.g, real)
+    d, d_opt = adversarial.optimiser_step(settings.d_tx, grads_d, state.d_opt, state.d)
     of_g = jax.value_and_grad(_g_loss, argnums=1, has_aux=True)
-    (value_g, (term, fake)), grads_g = of_g(game, state.g, state._replace(d=d), real, drawn, key_g)
-    g, g_opt = moved(game.g_tx, grads_g, state.g_opt, state.g)
-
-    ema = averaged(state.ema, g, state.step, decay=game.ema)
-    after = state._replace(
-        step=state.step + 1, g=g, d=d, g_opt=g_opt, d_opt=d_opt, ema=ema, codes=_noted(state, own)
+    (value_g, (term, fake)), grads_g = of_g(
+        settings, state.g, state._replace(d=d), real, drawn, key_g
     )
-    fine = jnp.stack([finite(value_d, grads_d, d), finite(value_g, grads_g, g)])
-    n = batch.y.shape[0]
-    flat = [x[:n].reshape(n, -1) for x in (real.x, fake)]
-    within = batch.y if game.by_class else jnp.zeros_like(batch.y)
-    within = jnp.where(losses.labelled(batch) > 0, within, -1)
-    metrics = {
+    g, g_opt = adversarial.optimiser_step(settings.g_tx, grads_g, state.g_opt, state.g)
+
+    after = state._replace(
+        step=state.step + 1,
+        g=g,
+        d=d,
+        g_opt=g_opt,
+        d_opt=d_opt,
+        ema=adversarial.moving_average(state.ema, g, state.step, decay=settings.ema),
+        codes=_with_arriving(state, own),
+    )
+    after = adversarial.refuse_non_finite(
+        state, after, all_finite(value_d, grads_d, d), all_finite(value_g, grads_g, g)
+    )
+    return after, {
         "d_loss": value_d,
         "g_loss": value_g,
-        "transfer": term,
-        **shown,
-        "spread": spread_ratio(flat[0], within, flat[1], within, classes=game.classes),
+        "retention": term,
+        "d_accuracy": d_accuracy,
+        "diversity": _diversity(settings, batch, real, fake),
+        **adversarial.bad_step_metrics(after),
     }
-    return kept(state, after, fine), metrics
 
 
-def _pairs(game: Game, state: GanState, batch: Batch, own: Codes, drawn: Draw, key: Key) -> Pairs:
+def _pairs(
+    settings: GanSettings, state: GanState, batch: Batch, own: Codes, drawn: Draw, key: Key
+) -> Pairs:
     """The arriving task's examples and, where L_j is adversarial, those of past tasks."""
     key_now, key_past, key_real = jax.random.split(key, 3)
     mass = losses.labelled(batch)
     now = Pairs(
-        scaled(batch.x, game.span),
-        own.h[jnp.maximum(batch.y, 0)],
+        to_network(batch.x, settings.span),
+        coding.code_of_label(own.h, batch.y),
         mass / jnp.maximum(jnp.sum(mass), 1.0),
-        _noise(game, key_now, mass.shape[0]),
+        settings.draw_noise(key_now, mass.shape[0]),
     )
-    if game.transfer.real is None:
+    if settings.retention.real is None:
         return now
-    z = _noise(game, key_past, game.past_batch)
-    x = game.transfer.real(state.memory, _render(game, state.teacher), drawn, z, key_real)
-    before = Pairs(x, drawn.h, drawn.valid * _share(game, state) / game.past_batch, z)
+    z = settings.draw_noise(key_past, settings.past_batch)
+    teacher = settings.render(state.teacher)
+    x, valid = settings.retention.real(state.memory, teacher, drawn, z, key_real)
+    x = jnp.where(valid.reshape(-1, *[1] * (x.ndim - 1)), x, now.x[:1])
+    share = settings.past_weight(state.finished) / jnp.maximum(jnp.sum(valid), 1).astype(float)
+    before = Pairs(x, drawn.h, jnp.where(valid, share, 0.0), z)
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), now, before)
 
 
-def _d_loss(game: Game, d: Params, g: Params, real: Pairs) -> tuple[Array, Metrics]:
-    """sum_k w_k ( l_D(D(x_k), D(G(z_k))) + gamma (R1_k + R2_k) )."""
+def _d_loss(settings: GanSettings, d: Params, g: Params, real: Pairs) -> tuple[Array, Array]:
+    """sum_k w_k ( l_D(D(x_k), D(G(z_k))) + gamma (R1_k + R2_k) ), and D's accuracy on pairs."""
     n = real.x.shape[0]
-    fake = jax.lax.stop_gradient(game.generator.apply(g, real.z, real.h))
+    fake = jax.lax.stop_gradient(settings.generator.apply(g, real.z, real.h))
     both, h = jnp.concatenate([real.x, fake]), jnp.concatenate([real.h, real.h])
 
     def scores(x: Array) -> Array:
-        return game.discriminator.apply(d, x, h)
+        return settings.discriminator.apply(d, x, h)
 
     score = scores(both)
-    value = game.l_d(score[:n], score[n:])
-    if game.penalty:
-        steep = losses.gradient_penalty(scores, both)
-        value = value + game.penalty * (steep[:n] + steep[n:])
+    value = settings.loss.discriminator(score[:n], score[n:])
+    if settings.penalty:
+        slope = losses.gradient_penalty(scores, both)
+        value = value + settings.penalty * (slope[:n] + slope[n:])
     right = losses.weighted_mean((score[:n] > score[n:]).astype(float), real.weight)
-    return jnp.sum(real.weight * value), {"d_accuracy": right}
+    return weighted_sum(real.weight, value), right
 
 
 def _g_loss(
-    game: Game, g: Params, state: GanState, real: Pairs, drawn: Draw, key: Key
+    settings: GanSettings, g: Params, state: GanState, real: Pairs, drawn: Draw, key: Key
 ) -> tuple[Array, tuple[Array, Array]]:
-    """sum_k w_k l_G(D(x_k), D(G(z_k))), and lambda sum_j L_j where that is no adversarial loss."""
-    key_past, key_pick = jax.random.split(key)
-    fake = game.generator.apply(g, real.z, real.h)
-    score_real, score_fake = (game.discriminator.apply(state.d, x, real.h) for x in (real.x, fake))
-    value = jnp.sum(real.weight * game.l_g(score_real, score_fake))
+    """sum_k w_k l_G(D(x_k), D(G(z_k))) + lambda sum_j L_j, L_j the retention penalty."""
+    key_past, key_penalty = jax.random.split(key)
+    fake = settings.generator.apply(g, real.z, real.h)
+    score_real, score_fake = (
+        settings.discriminator.apply(state.d, x, real.h) for x in (real.x, fake)
+    )
+    value = weighted_sum(real.weight, settings.loss.generator(score_real, score_fake))
     term = jnp.zeros(())
-    if game.transfer.penalty is not None:
-        z = _noise(game, key_past, game.past_batch)
-        each = game.transfer.penalty(
-            state.memory, _render(game, g), _render(game, state.teacher), drawn, z, key_pick
-        )
+    if settings.retention.penalty is not None:
+        z = settings.draw_noise(key_past, settings.past_batch)
+        render, teacher = settings.render(g), settings.render(state.teacher)
+        each = settings.retention.penalty(state.memory, render, teacher, drawn, z, key_penalty)
         term = jnp.mean(jnp.where(drawn.valid, each, 0.0))
-    return value + _share(game, state) * term, (term, fake)
+    return value + settings.past_weight(state.finished) * term, (term, fake)
 
 
-def _share(game: Game, state: GanState) -> Array:
-    return share(state.finished, weight=game.weight, reduction=game.reduction)
+def _diversity(settings: GanSettings, batch: Batch, real: Pairs, fake: Array) -> Array:
+    """`diversity_ratio` of the arriving task's batch, within classes or within the task."""
+    n = batch.y.shape[0]
+    x, made = (part[:n].reshape(n, -1) for part in (real.x, fake))
+    within = batch.y if settings.by_class else jnp.zeros_like(batch.y)
+    within = jnp.where(losses.labelled(batch) > 0, within, -1)
+    # inf and not NaN where it is undefined: with JAX_DEBUG_NANS a NaN would stop the step.
+    return diversity_ratio(x, within, made, within, classes=settings.classes, undefined=jnp.inf)
 
 
-def _noise(game: Game, key: Key, n: int) -> Array:
-    return jax.random.normal(key, (n, game.noise))
-
-
-def _render(game: Game, g: Params) -> Render:
-    return lambda z, h: game.generator.apply(g, z, h)
-
-
-def moved(
-    tx: optax.GradientTransformation, grads: Params, opt_state: Any, params: Params
-) -> tuple[Params, Any]:
-    """Parameters and optimiser state after one step of `tx`."""
-    updates, opt_state = tx.update(grads, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state
-
-
-def _noted(state: GanState, own: Codes) -> Codes:
-    """The table with the codes of the arriving task, as far as its classes have been met."""
+def _with_arriving(state: GanState, own: Codes) -> Codes:
+    """The table with the codes of the arriving task, for the classes that have occurred so far."""
     i = state.finished
     return Codes(state.codes.h.at[i].set(own.h), state.codes.mask.at[i].max(own.mask))
-
-
-def averaged(old: Params, new: Params, step: Array, *, decay: float) -> Params:
-    """The moving average of parameters, after so many steps."""
-    # An average that began with the start would hold on to it for 1 / (1 - decay) steps.
-    slow = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda a, b: slow * a + (1 - slow) * b, old, new)
-
-
-def finite(value: Array, grads: Params, params: Params) -> Array:
-    """Whether an update is finite: its loss, its gradient and what it made."""
-    return all_finite(value, grads, params)
-
-
-def kept(old: Any, new: Any, fine: Array) -> Any:
-    """State `new`, or `old` from the first update on that was not `fine` [2], of D and of G."""
-    first = (old.bad_step < 0) & ~fine.all()
-    # A branch and not a choice per array: a choice reads and writes the whole state once more.
-    state = jax.lax.cond(fine.all() & (old.bad_step < 0), lambda: new, lambda: old)
-    return state._replace(
-        bad_step=jnp.where(first, old.step, old.bad_step),
-        bad_net=jnp.where(first, jnp.argmin(fine).astype(jnp.int32), old.bad_net),
-    )

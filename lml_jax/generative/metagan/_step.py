@@ -1,84 +1,56 @@
-"""The game that sharpens a few-shot learner: its losses, its adaptation, one step of D and of G."""
+"""One training step of MetaGAN: its state, the losses of D and of G."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from lml_jax import losses
-from lml_jax.generative import conditioning as coding
-from lml_jax.generative.conditioning import Codes, as_float, joined
-from lml_jax.generative.gan._step import NETS, averaged, finite, kept, moved, unscaled
-from lml_jax.metrics import accuracy
-from lml_jax.metrics.generators import spread_ratio
-from lml_jax.parallel import BatchLoss
-from lml_jax.types import (
-    Batch,
-    ConditionalNet,
-    ExampleLoss,
-    Key,
-    Learner,
-    Loss,
-    Metrics,
-    Net,
-    Params,
-    Task,
+from lml_jax.generative import _adversarial as adversarial
+from lml_jax.generative import examples
+from lml_jax.generative._adversarial import BadSteps
+from lml_jax.generative.metagan._adapt import (
+    MetaGanSettings,
+    adapt,
+    encode,
+    predict,
+    real_score,
+    render,
+    unlabelled,
+    weight_of,
 )
-
-ROLES = ("negative_class", "augment")
-# A learned level moves by so many times the step of another parameter: Adam moves each number by
-# its rate, and squared distances are in the tens.
-GAIN = 100.0
-
-
-class Rules(NamedTuple):
-    """What is fixed; see `metagan.metagan` for each."""
-
-    base: Learner
-    descending: Callable[[ExampleLoss], Learner] | None  # None: nothing is descended in `adapt`
-    encoder: Net
-    generator: ConditionalNet
-    d_tx: optax.GradientTransformation
-    g_tx: optax.GradientTransformation
-    l_d: Callable[[Array, Array], Array]
-    l_g: Callable[[Array, Array], Array]
-    classes: int
-    role: str
-    weight: float
-    start: int
-    samples: int
-    noise: int
-    penalty: float
-    level: str
-    ema: float
-    alternating: bool
-    span: tuple[float, float]
-    reduce: Callable[[Loss], BatchLoss]
+from lml_jax.metrics import accuracy
+from lml_jax.metrics.generators import diversity_ratio
+from lml_jax.train import all_finite
+from lml_jax.types import Batch, Key, Metrics, Params, PyTree, Task
 
 
 class MetaGanState(NamedTuple):
-    """One pytree. `bad_step` is -1 until an update was not finite; `bad_net` indexes `NETS`.
+    """State of MetaGAN, one pytree.
 
-    `params` is {"d": {"learner", "level"}, "g": {"encoder", "generator"}}, and `ema` the moving
-    average of its "g".
+    Attributes:
+        step: updates done.
+        bad: the steps at which an update was refused.
+        params: {"d": {"learner", "offset"}, "g": {"encoder", "generator"}}.
+        d_opt: optimiser state of "d".
+        g_opt: optimiser state of "g".
+        ema: moving average of "g".
     """
 
     step: Array
-    bad_step: Array
-    bad_net: Array
+    bad: BadSteps
     params: Params
-    d_opt: Any
-    g_opt: Any
+    d_opt: PyTree
+    g_opt: PyTree
     ema: Params
 
     @property
-    def bad_part(self) -> str:
-        """Whose update was not finite."""
-        return NETS[int(self.bad_net)]
+    def bad_step(self) -> Array:
+        """The first step whose update was refused, or -1."""
+        return self.bad.first
 
     @property
     def averaged(self) -> Params:
@@ -86,132 +58,73 @@ class MetaGanState(NamedTuple):
         return {"d": self.params["d"], "g": self.ema}
 
 
-def encode(rules: Rules, g: Params, support: Batch) -> Codes:
-    """Codes [C, k] of the classes, or [1, k] of the whole task, unlabelled examples included.
+class Adapted(NamedTuple):
+    """What the losses of one task are computed from.
 
-    h = sum_i w_i e(x_i) / sum_i w_i over the set.
+    `logits_of` is the adapted learner, `real` the query set, `fake` as many generated examples.
+    Example k of both is a pair, whose weight is `fake.weight[k]`.
     """
-    weight = _weight(support)
-    if rules.role == "augment":
-        member = jax.nn.one_hot(support.y, rules.classes, axis=0) * weight[None]
-    else:
-        member = weight[None]
-    mass = member.sum(1)
-    z = rules.encoder.apply(g["encoder"], as_float(support.x))
-    return Codes(member @ z / jnp.where(mass > 0, mass, 1.0)[:, None], mass > 0)
+
+    logits_of: Callable[[Array], Array]
+    real: Batch
+    fake: Batch
 
 
-def render(rules: Rules, g: Params, code: Codes, key: Key, *, n: int) -> Batch:
-    """n examples in the declared range; labelled where the codes are of classes, else y = -1."""
-    key_draw, key_z = jax.random.split(key)
-    drawn = coding.draw(coding.as_table(code), key_draw, n=n)
-    x = rules.generator.apply(g["generator"], jax.random.normal(key_z, (n, rules.noise)), drawn.h)
-    known = drawn.valid & (rules.role == "augment")
-    return Batch(
-        unscaled(x, rules.span), jnp.where(known, drawn.y, -1), drawn.valid.astype(x.dtype)
-    )
+def step(
+    settings: MetaGanSettings, state: MetaGanState, tasks: Task, key: Key
+) -> tuple[MetaGanState, Metrics]:
+    """One step of D and one of G.
 
-
-def score(rules: Rules, d: Params, logits: Array) -> Array:
-    """s [n] of logits [n, C]: p(y <= N | x) = sigma(s), s = logsumexp_n l_n + level."""
-    level = GAIN * d["level"] if rules.level == "learned" else 0.0
-    return jax.nn.logsumexp(logits, axis=1) + level
-
-
-def adapt(
-    rules: Rules,
-    params: Params,
-    support: Batch,
-    key: Key,
-    fast: Any = None,
-    labels: Array | None = None,
-    on: Array | float = 1.0,
-) -> Any:
-    """The base learner's `fast`, from the support set beside generated examples of weight on x a.
-
-    With role "augment" these are labelled. As negatives they need a loss that is descended, one of
-    all terms of D; a learner without one meets them in the outer loss alone.
+    After the first update that is not finite nothing changes any more.
     """
-    d, n = params["d"], support.x.shape[0]
-    unused = rules.role == "negative_class" and rules.descending is None
-    if not rules.weight or unused or n == 0:
-        return rules.base.adapt(d["learner"], support, key, fast, labels)
-    key_fake, key_adapt = jax.random.split(key)
-    support = support._replace(x=as_float(support.x))
-    code = encode(rules, params["g"], support)
-    fake = render(rules, params["g"], code, key_fake, n=rules.samples)
-    if labels is not None and labels.ndim == 2:  # a row for each generated example too
-        some = jnp.broadcast_to(labels.any(0)[None], (rules.samples, labels.shape[1]))
-        labels = jnp.concatenate([labels, some])
-    share = on * rules.weight
-    if rules.descending is None or rules.role == "augment":
-        both = joined(support, fake, share)
-        return rules.base.adapt(d["learner"], both, key_adapt, fast, labels)
-
-    every = n + rules.samples
-    y = jnp.concatenate([support.y, fake.y])
-    nothing = jnp.zeros(rules.samples)
-    supervised = jnp.concatenate([_mean(losses.labelled(support)), nothing])
-    real = jnp.concatenate([_mean(unlabelled(support)), nothing])
-    made = jnp.concatenate([jnp.zeros(n), _mean(_weight(fake))])
-
-    def loss(logits: Array, row: Array) -> Array:
-        s = score(rules, d, logits)
-        value = supervised[row] * losses.cross_entropy(logits, y[row])
-        value += share * (real[row] * jax.nn.softplus(-s) + made[row] * jax.nn.softplus(s))
-        return every * value
-
-    # The labels are row numbers, by which the loss knows what each example is. The learner
-    # descends the mean over the rows, here the sum of three means.
-    rows = Batch(jnp.concatenate([support.x, fake.x]), jnp.arange(every, dtype=jnp.int32))
-    return rules.descending(loss).adapt(d["learner"], rows, key_adapt, fast, labels)
-
-
-def step(rules: Rules, state: MetaGanState, tasks: Task, key: Key) -> tuple[MetaGanState, Metrics]:
-    """D moves and G moves; nothing changes from the first bad update on."""
     for part in (tasks.support, tasks.query):
-        coding.check_range(part.x, rules.span)
+        examples.check(part, classes=settings.classes, span=settings.span, axes=2)
     key_d, key_g = jax.random.split(key)
-    on = (state.step >= rules.start).astype(float)
+    joining = (state.step >= settings.generated_from).astype(float)
 
-    of_d = jax.value_and_grad(rules.reduce(partial(d_loss, rules, on)), has_aux=True)
-    (value_d, shown_d), grads = of_d(state.params, tasks, key_d)
+    of_d = jax.value_and_grad(settings.reduce(partial(d_loss, settings)), has_aux=True)
+    (value_d, shown_d), grads = of_d(state.params, tasks, key_d, joining)
     grads_d = grads["d"]
-    d, d_opt = moved(rules.d_tx, grads_d, state.d_opt, state.params["d"])
+    d, d_opt = adversarial.optimiser_step(settings.d_tx, grads_d, state.d_opt, state.params["d"])
 
-    judge = {**state.params, "d": d} if rules.alternating else state.params
-    of_g = jax.value_and_grad(rules.reduce(partial(g_loss, rules, on)), has_aux=True)
-    (value_g, shown_g), grads = of_g(judge, tasks, key_g)
+    opponent = {**state.params, "d": d} if settings.alternating else state.params
+    of_g = jax.value_and_grad(settings.reduce(partial(g_loss, settings)), has_aux=True)
+    (value_g, shown_g), grads = of_g(opponent, tasks, key_g, joining)
     grads_g = grads["g"]
-    g, g_opt = moved(rules.g_tx, grads_g, state.g_opt, state.params["g"])
+    g, g_opt = adversarial.optimiser_step(settings.g_tx, grads_g, state.g_opt, state.params["g"])
 
     after = state._replace(
         step=state.step + 1,
         params={"d": d, "g": g},
         d_opt=d_opt,
         g_opt=g_opt,
-        ema=averaged(state.ema, g, state.step, decay=rules.ema),
+        ema=adversarial.moving_average(state.ema, g, state.step, decay=settings.ema),
     )
-    fine = jnp.stack([finite(value_d, grads_d, d), finite(value_g, grads_g, g)])
-    return kept(state, after, fine), {"loss": value_d, **shown_g, **shown_d}
+    after = adversarial.refuse_non_finite(
+        state, after, all_finite(value_d, grads_d, d), all_finite(value_g, grads_g, g)
+    )
+    shown = {"loss": value_d, **shown_g, **shown_d, **adversarial.bad_step_metrics(after)}
+    return after, shown
 
 
-def d_loss(rules: Rules, on: Array, params: Params, task: Task, key: Key) -> tuple[Array, Metrics]:
-    """-log p(y | x, y <= N) + a ( l_D(s, s~) + gamma (R1 + R2) ); G is held fixed."""
+def d_loss(
+    settings: MetaGanSettings, params: Params, task: Task, key: Key, joining: Array
+) -> tuple[Array, Metrics]:
+    """-log p(y | x, real) + a ( l_D(s, s~) + gamma (R1 + R2) ); G is held fixed."""
     params = {**params, "g": jax.lax.stop_gradient(params["g"])}
-    logits_of, real, fake = _played(rules, on, params, task, key)
+    logits_of, real, fake = _adapted(settings, params, task, key, joining)
 
     def scores(x: Array) -> Array:
-        return score(rules, params["d"], logits_of(x))
+        return real_score(settings, params["d"], logits_of(x))
 
-    # Apart from the generated ones: what is said of a real example is the base learner's.
-    logits, mass = logits_of(real.x), losses.labelled(task.query)
-    missed = losses.weighted_mean(losses.cross_entropy(logits, task.query.y), mass)
-    s, s_fake = score(rules, params["d"], logits), scores(fake.x)
-    value = rules.l_d(s, s_fake)
-    if rules.penalty:
-        steep = partial(losses.gradient_penalty, scores)
-        value = value + rules.penalty * (steep(real.x) + steep(fake.x))
+    # Real and generated examples in two passes: the prediction of a real one is the base learner's.
+    logits, mass = logits_of(real.x), losses.labelled(real)
+    missed = losses.weighted_mean(losses.cross_entropy(logits, real.y), mass)
+    s, s_fake = real_score(settings, params["d"], logits), scores(fake.x)
+    value = settings.loss.discriminator(s, s_fake)
+    if settings.penalty:
+        slope = partial(losses.gradient_penalty, scores)
+        value = value + settings.penalty * (slope(real.x) + slope(fake.x))
     term = losses.weighted_mean(value, fake.weight)
 
     def share(right: Array) -> Array:
@@ -219,82 +132,60 @@ def d_loss(rules: Rules, on: Array, params: Params, task: Task, key: Key) -> tup
 
     shown = {
         "cross_entropy": missed,
-        "accuracy": accuracy(logits, task.query.y, weight=mass),
+        "accuracy": accuracy(logits, real.y, weight=mass),
         "d_loss": term,
         "d_real": share(s > 0),
         "d_fake": share(s_fake < 0),
         "d_accuracy": share(s > s_fake),
     }
-    return missed + rules.weight * _begun(rules, on) * term, shown
+    return missed + settings.generated_weight * _started(settings, joining) * term, shown
 
 
-def g_loss(rules: Rules, on: Array, params: Params, task: Task, key: Key) -> tuple[Array, Metrics]:
-    """l_G(s, s~), plus -log p(y | x~, y <= N) of labelled samples; the adapted D is held fixed."""
+def g_loss(
+    settings: MetaGanSettings, params: Params, task: Task, key: Key, joining: Array
+) -> tuple[Array, Metrics]:
+    """l_G(s, s~), and -log p(y | x~, real) of labelled samples; the adapted D is held fixed."""
     params = {**params, "d": jax.lax.stop_gradient(params["d"])}
-    logits_of, real, fake = _played(rules, on, params, task, key)
+    logits_of, real, fake = _adapted(settings, params, task, key, joining)
     logits, logits_fake = logits_of(real.x), logits_of(fake.x)
-    s, s_fake = (score(rules, params["d"], values) for values in (logits, logits_fake))
-    value = rules.l_g(s, s_fake) + losses.cross_entropy(logits_fake, fake.y)
+    s, s_fake = (real_score(settings, params["d"], values) for values in (logits, logits_fake))
+    value = settings.loss.generator(s, s_fake) + losses.cross_entropy(logits_fake, fake.y)
     value = losses.weighted_mean(value, fake.weight)
-    within = rules.classes if rules.role == "augment" else 1
-    spread = spread_ratio(*_grouped(rules, real), *_grouped(rules, fake), classes=within)
-    return _begun(rules, on) * value, {"g_loss": value, "spread": spread}
+    diversity = diversity_ratio(
+        *_grouped(settings, real),
+        *_grouped(settings, fake),
+        classes=settings.classes if settings.by_class else 1,
+        undefined=jnp.inf,  # with JAX_DEBUG_NANS a NaN would stop the step
+    )
+    return _started(settings, joining) * value, {"g_loss": value, "diversity": diversity}
 
 
-def unlabelled(batch: Batch) -> Array:
-    """Weight [n] of each example as one without a label: of those with y = -1.
-
-    Where there are none, the labelled ones are taken without their labels.
-
-    Example:
-        >>> unlabelled(Batch(jnp.zeros((3, 1)), jnp.array([0, -1, 1]))).tolist()
-        [0.0, 1.0, 0.0]
-        >>> unlabelled(Batch(jnp.zeros((2, 1)), jnp.array([0, 1]))).tolist()
-        [1.0, 1.0]
-    """
-    weight = _weight(batch)
-    free = jnp.where(batch.y < 0, weight, 0.0)
-    return jnp.where(jnp.sum(free) > 0, free, weight)
-
-
-def _played(
-    rules: Rules, on: Array, params: Params, task: Task, key: Key
-) -> tuple[Callable[[Array], Array], Batch, Batch]:
-    """The adapted D as a function to logits, the query set, and as many generated examples.
-
-    The weights of the generated ones are those of the pairs that the two make.
-    """
+def _adapted(
+    settings: MetaGanSettings, params: Params, task: Task, key: Key, joining: Array
+) -> Adapted:
+    """Adapt to the support set, and generate as many examples as the query set has."""
     key_adapt, key_fake, key_pair = jax.random.split(key, 3)
-    # G is not asked to make D learn well: no gradient of it through what D has adapted to.
+    support, real = settings.prepare(task.support), settings.prepare(task.query)
+    # G is not trained to make D adapt well: no gradient of it through the adapted parameters.
     fixed = {**params, "g": jax.lax.stop_gradient(params["g"])}
-    fast = adapt(rules, fixed, task.support, key_adapt, on=on)
-    query = task.query._replace(x=as_float(task.query.x), weight=_weight(task.query))
-    code = encode(rules, params["g"], task.support)
-    fake = render(rules, params["g"], code, key_fake, n=query.x.shape[0])
-    # They come class by class, as the query set may: a class is not to meet its own padding alone.
-    order = jax.random.permutation(key_pair, query.x.shape[0])
+    fast = adapt(settings, fixed, support, key_adapt, joining=joining)
+    code = encode(settings, params["g"], support)
+    fake = render(settings, params["g"], code, key_fake, n=real.x.shape[0])
+    # Samples come sorted by class, as the query set may: shuffled, so that no class of samples is
+    # paired with padding only.
+    order = jax.random.permutation(key_pair, real.x.shape[0])
     fake = jax.tree.map(lambda leaf: leaf[order], fake)
-    logits_of = partial(rules.base.predict, params["d"]["learner"], fast)
-    return logits_of, query, fake._replace(weight=unlabelled(query) * _weight(fake))
+    fake = fake._replace(weight=unlabelled(real) * weight_of(fake))
+    return Adapted(predict(settings, params, fast), real, fake)
 
 
-def _begun(rules: Rules, on: Array) -> Array:
-    """1 once the game has begun: negatives wait for `start`, labelled samples must be learned."""
-    return on if rules.role == "negative_class" else jnp.ones_like(on)
+def _started(settings: MetaGanSettings, joining: Array) -> Array:
+    """1 once G is trained: negatives wait for `generated_from`, labelled samples learn at once."""
+    return jnp.ones_like(joining) if settings.by_class else joining
 
 
-def _grouped(rules: Rules, batch: Batch) -> tuple[Array, Array]:
-    """Examples as rows, and within what their spread counts: their class, or the task."""
-    y = batch.y if rules.role == "augment" else jnp.zeros_like(batch.y)
+def _grouped(settings: MetaGanSettings, batch: Batch) -> tuple[Array, Array]:
+    """Examples as rows, and the group within which their diversity counts: class, or task."""
+    y = batch.y if settings.by_class else jnp.zeros_like(batch.y)
     flat = jax.lax.stop_gradient(batch.x).reshape(batch.x.shape[0], -1)
-    return flat, jnp.where(_weight(batch) > 0, y, -1)
-
-
-def _weight(batch: Batch) -> Array:
-    return jnp.ones(batch.y.shape) if batch.weight is None else batch.weight
-
-
-def _mean(weight: Array) -> Array:
-    """Weights that sum to 1, or to 0 where nothing has a weight."""
-    total = jnp.sum(weight)
-    return weight / jnp.where(total > 0, total, 1.0)
+    return flat, jnp.where(weight_of(batch) > 0, y, -1)

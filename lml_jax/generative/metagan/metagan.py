@@ -1,8 +1,8 @@
-"""MetaGAN: a few-shot learner that is the discriminator of a generator of its tasks."""
+"""MetaGAN: a few-shot learner trained as the discriminator of a generator of its tasks."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,26 +11,30 @@ from jax import Array
 
 from lml_jax import losses
 from lml_jax.checks import check_positive, known
+from lml_jax.generative import _adversarial as adversarial
 from lml_jax.generative import conditioning as coding
-from lml_jax.generative.conditioning import Codes, as_float
-from lml_jax.generative.gan._step import LOSSES, check_game
-from lml_jax.generative.metagan import _step as sharpening
-from lml_jax.generative.metagan._step import ROLES, MetaGanState, Rules
+from lml_jax.generative.conditioning import Codes
+from lml_jax.generative.metagan import _adapt, _step
+from lml_jax.generative.metagan._adapt import LogitOffset, MetaGanSettings, Role
+from lml_jax.generative.metagan._step import MetaGanState
+from lml_jax.losses import GanLoss
 from lml_jax.parallel import BatchLoss, vmap_mean
+from lml_jax.pixels import Span, as_float, check_range
 from lml_jax.train import copy
 from lml_jax.types import (
     Batch,
     ConditionalNet,
     ExampleLoss,
-    Generator,
+    Fast,
     Key,
     Learner,
     Loss,
     Net,
     Params,
+    TaskGenerator,
 )
 
-LEVELS = ("fixed", "learned")
+NON_SATURATING = losses.non_saturating()
 
 
 def metagan(
@@ -41,79 +45,90 @@ def metagan(
     g_tx: optax.GradientTransformation,
     *,
     classes: int,
-    role: str = "negative_class",
-    weight: float = 0.25,
-    start: int = 0,
-    samples: int = 5,
+    role: Role = "negative_class",
+    generated: int = 5,
+    generated_weight: float = 0.25,
+    generated_from: int = 0,
     noise: int = 64,
-    loss: str = "non_saturating",
+    loss: GanLoss = NON_SATURATING,
     penalty: float = 0.0,
-    level: str = "fixed",
+    logit_offset: LogitOffset = "zero",
     ema: float = 0.999,
     alternating: bool = True,
-    span: tuple[float, float] = (0.0, 1.0),
+    span: Span = (0.0, 1.0),
     reduce: Callable[[Loss], BatchLoss] = vmap_mean,
-) -> tuple[Learner, Generator]:
-    """A learner sharpened by a generator that it has to tell from the examples of each task.
+) -> tuple[Learner, TaskGenerator]:
+    """A few-shot learner that also has to tell the examples of a task from generated ones.
 
-    D is the learner: N logits l and a fake logit fixed at 0, so with s = logsumexp_n l_n + b
-    p(y <= N | x) = sigma(s). A set encoder e and G make examples of a task,
-    h_T = mean_{x in S_T} e(x), x~ = G([z; h_T]), z ~ N(0, 1). On the query set, after adaptation,
-    D descends -E log p(y | x, y <= N) + a E ( l_D(s, s~) + gamma (R1 + R2) ), G and e descend
-    E l_G(s, s~). For l = "saturating" or "non_saturating", l_D = -log p(y <= N | x)
-    - log p(N + 1 | x~); x are the unlabelled examples, or where a task has none the labelled ones
-    without labels. "relativistic" compares pairs of s, and wants a penalty.
+    The learner is the discriminator D: it has N class logits l_n, and generated examples are a
+    class of their own whose logit is 0. With s = logsumexp_n l_n + b, p(real | x) = sigma(s). A set
+    encoder e and a generator G make examples of a task,
+    h_T = mean_{x in S_T} e(x), x~ = G([z; h_T]), z ~ N(0, I).
 
-    Roles. "negative_class", the paper's: samples have no label and sharpen the boundary; a learner
-    that descends a loss descends all three terms in its inner loop too, over S_T beside samples,
-    and in the plain form whatever `loss` is. "augment": codes are of classes,
-    h_n = mean_{x in S_n} e(x), and samples join the support set with their label, weighing a x the
-    real examples; G also descends -log p(y | x~, y <= N). With a = 0 the learner is the base.
+    On the query set, after adaptation, D minimises
+    -E log p(y | x, real) + a E ( l_D(s, s~) + gamma (R1 + R2) ),  and G and e minimise
+    E l_G(s, s~).
+    With the losses `saturating` and `non_saturating`, l_D = -log p(real | x)
+    - log p(generated | x~); x are the unlabelled examples of the task or, where it has none, the
+    labelled ones without their labels. `relativistic` compares pairs of s, and needs a penalty.
 
-    b is 0, as published, for a network with a head: its biases can choose it. Logits that are
-    minus distances, or log densities up to a constant, have no such freedom: far below 0, they
-    call everything generated. A learned b shifts all N logits alike, which leaves p(y | x, y <= N)
-    as it is. The loss "relativistic" sees differences of s, and needs none.
+    Roles of the generated examples:
 
-    No batch-norm in the learner: with it generated examples would change what is said of the real
-    ones in the inner loop, and one would be judged by the others. GroupNorm does neither.
+    - "negative_class", as published: they have no label, and train the boundary of the classes. A
+      learner with an inner loss minimises all three terms there too, over S_T and generated
+      examples, with l_D as above whatever `loss` is.
+    - "augment": codes are of classes, h_n = mean_{x in S_n} e(x), and generated examples join the
+      support set with their label, and a total weight of a x that of the real ones; G also
+      minimises -log p(y | x~, real). With a = 0 the learner is the base learner.
+
+    The logit offset b is 0, as published, for a network with a linear head, whose biases can
+    shift the logits. Logits that are negative distances, or log densities up to a constant, cannot
+    shift: far below 0, they call everything generated. A learned b shifts all N logits alike, so
+    p(y | x, real) does not change. `relativistic` uses differences of s, and needs no offset.
+
+    The learner must not use batch statistics: generated examples would change the predictions of
+    real ones, and each would be judged by the others. Use GroupNorm.
 
     Args:
-        learner: the base. One that descends a loss comes as a function from that loss to the
-            learner, which must descend its mean: `lambda loss: maml(net, rule, steps=1,
-            loss=loss)`; a metric learner as it is, `protonet(net, classes=N)`.
+        learner: the base learner. One with an inner loss is given as a function from that loss to
+            the learner, which must minimise its mean: `lambda loss: maml(net, rule, steps=1,
+            loss=loss)`; a metric learner is given itself, `protonet(net, classes=N)`.
         encoder: e, x [n, ...] -> [n, k].
-        generator: (z [n, noise], h [n, k]) -> examples in (-1, 1).
-        d_tx: update rule of {"learner": parameters of the base, "level": b / 100}.
-        g_tx: update rule of {"encoder", "generator"}.
-        classes: N of an episode.
+        generator: G, (z [n, noise], h [n, k]) -> examples [n, ...] in (-1, 1).
+        d_tx: optimiser of {"learner": parameters of the base learner, "offset": b / 100}.
+        g_tx: optimiser of {"encoder", "generator"}.
+        classes: N >= 1, of an episode.
         role: "negative_class" or "augment".
-        weight: a, in [0, 1].
-        start: meta-steps before samples join the support set, >= 0; as negatives, before they
-            count at all. Learner.adapt itself does not wait.
-        samples: generated examples in each support set; on the query set one for each example.
-        noise: dimensions of z.
-        loss: "saturating" (the equation), "non_saturating" or "relativistic".
-        penalty: gamma >= 0, of R1 + R2: how steep s may be at each example.
-        level: "fixed", b = 0, or "learned".
+        generated: generated examples in each support set, >= 1; for the query set there is one per
+            example.
+        generated_weight: a, in [0, 1].
+        generated_from: meta-steps before generated examples join the support set; as negatives,
+            before they count at all; >= 0. `Learner.adapt` itself does not wait.
+        noise: dimensions of z, >= 1.
+        loss: l_D and l_G, from `losses`, or the user's own `GanLoss`.
+        penalty: gamma >= 0, the weight of R1 + R2, see `losses.gradient_penalty`.
+        logit_offset: "zero", b = 0, or "learned".
         ema: decay of the moving average of e and G, in [0, 1).
-        alternating: G moves against the new D; else both move at once.
-        span: the range of the examples; images of uint8 become floats in 0..1.
+        alternating: G is trained against the new D; else both take their step at once.
+        span: the range (low, high) of the examples; images of uint8 become floats in 0..1.
         reduce: as in `train.make_train_step`.
 
     Returns:
-        A `Learner` and a `Generator` over the same parameters, {"d": {"learner", "level"},
-        "g": {"encoder", "generator"}}; `state.averaged` holds them with the moving average of "g",
-        which `encode` and `sample` use. A code is a `Codes`, [N, k] with role "augment", else
-        [1, k], whose samples have y = -1. Metrics, in the mean over tasks: `loss` of D, its parts
-        `cross_entropy` and `d_loss`, `accuracy`, `g_loss`; `d_real` and `d_fake`, the shares with
-        s > 0 of real and s < 0 of generated examples; `d_accuracy`, of pairs in which the real one
-        scores higher; `spread`, the `spread_ratio` within classes, or within the task.
+        A `Learner` and a `TaskGenerator` over the same parameters, {"d": {"learner", "offset"},
+        "g": {"encoder", "generator"}}; `state.averaged` has the moving average as "g", and so do
+        `encode` and `sample`. A code is a `Codes`, [N, k] with role "augment", else [1, k], whose
+        samples have y = -1. Metrics, in the mean over tasks: `loss` of D, its parts
+        `cross_entropy` and `d_loss`, `accuracy`, `g_loss`; `d_real` and `d_fake`, the shares of
+        real examples with s > 0 and of generated ones with s < 0; `d_accuracy`, the share of pairs
+        in which the real example scores higher; `diversity`, the `diversity_ratio` within classes,
+        or within the task (inf where it is undefined); and `bad_step`, `bad_step_discriminator`,
+        `bad_step_generator`: the step whose update was refused as non-finite, or -1.
 
     Raises:
-        ValueError: for unknown names, numbers out of range; in `init`, for a generator of other
+        ValueError: for unknown names and numbers out of range; in `init`, for a generator of other
             shapes, or a learner whose output for an example depends on its batch; for examples
-            outside `span`; in `sample`, for n < 1 or no code. Values are seen outside jit only.
+            outside `span` or labels outside -1..N-1; in `sample`, for n < 1 or no code. Values are
+            known outside jit only.
 
     Example:
         >>> from lml_jax import nets
@@ -131,135 +146,112 @@ def metagan(
 
     Source:
         Zhang, Che, Ghahramani, Bengio, Song. MetaGAN: An Adversarial Approach to Few-Shot
-        Learning, 2018; the role "augment", the level and the relativistic form are ours.
+        Learning, 2018,
+        https://papers.nips.cc/paper/2018/hash/4e4e53aa080247bc31d0eb4e7aeb07a0-Abstract.html;
+        the role "augment", the learned offset and the relativistic form are ours.
     """
-    check_positive(classes=classes, samples=samples, noise=noise)
-    check_game(penalty, ema, span)
-    if not 0 <= weight <= 1:
-        raise ValueError(f"the weight of generated examples must be in [0, 1], got {weight}")
-    if start < 0:
-        raise ValueError(f"start must be at least 0, got {start}")
-    known(role, ROLES, what="role of generated examples")
-    known(level, LEVELS, what="level")
-    l_d, l_g = LOSSES[known(loss, LOSSES, what="GAN loss")]
-    rules = Rules(
-        base=learner if isinstance(learner, Learner) else learner(losses.cross_entropy),
-        descending=None if isinstance(learner, Learner) else learner,
-        encoder=encoder,
-        generator=generator,
-        d_tx=d_tx,
-        g_tx=g_tx,
-        l_d=l_d,
-        l_g=l_g,
-        classes=classes,
-        role=role,
-        weight=weight,
-        start=start,
-        samples=samples,
-        noise=noise,
-        penalty=penalty,
-        level=level,
-        ema=ema,
-        alternating=alternating,
-        span=span,
-        reduce=reduce,
+    settings = MetaGanSettings(**locals())  # first, so that these are the arguments, nothing else
+    check_positive(classes=classes, generated=generated, noise=noise)
+    adversarial.check_settings(penalty, ema, span)
+    if not 0 <= generated_weight <= 1:
+        raise ValueError(f"generated_weight must be in [0, 1], got {generated_weight}")
+    if generated_from < 0:
+        raise ValueError(f"generated_from must be at least 0, got {generated_from}")
+    known(role, get_args(Role), what="role of generated examples")
+    known(logit_offset, get_args(LogitOffset), what="logit offset")
+    trained = Learner(
+        partial(_params, settings), partial(_adapt_to, settings), partial(_predict, settings)
     )
-    sharpened = Learner(partial(_params, rules), partial(_adapt, rules), partial(_predict, rules))
-    return sharpened, Generator(
-        init=partial(_init, rules),
-        encode=partial(_encode, rules),
-        step=partial(sharpening.step, rules),
-        sample=partial(_sample, rules),
+    return trained, TaskGenerator(
+        init=partial(_init, settings),
+        step=partial(_step.step, settings),
+        encode=partial(_encode, settings),
+        sample=partial(_sample, settings),
     )
 
 
-def _params(rules: Rules, key: Key, x_example: Array) -> Params:
-    x = jnp.asarray(x_example)
-    coding.check_range(x, rules.span)
+def _params(settings: MetaGanSettings, key: Key, x: Array) -> Params:
+    x = jnp.asarray(x)
+    check_range(x, settings.span)
     key_d, key_encoder, key_generator = jax.random.split(key, 3)
-    learner = rules.base.init(key_d, x)
-    if rules.weight:
-        _check_alone(rules, learner, x)
-    x, z = as_float(x[:1]), jnp.zeros((1, rules.noise))
-    encoder = rules.encoder.init(key_encoder, x)
-    h = rules.encoder.apply(encoder, x)
-    generator = rules.generator.init(key_generator, z, h)
-    shape = jax.eval_shape(rules.generator.apply, generator, z, h).shape[1:]
-    if shape != x.shape[1:]:
-        raise ValueError(f"the generator makes {shape}, expected examples of {x.shape[1:]}")
+    learner = settings.base.init(key_d, x)
+    if settings.generated_weight:
+        _check_no_batch_statistics(settings, learner, x)
+    x, z = as_float(x[:1]), jnp.zeros((1, settings.noise))
+    encoder = settings.encoder.init(key_encoder, x)
+    h = settings.encoder.apply(encoder, x)
+    generator = settings.generator.init(key_generator, z, h)
+    makes = jax.eval_shape(settings.generator.apply, generator, z, h).shape[1:]
+    adversarial.check_shapes(makes, x.shape[1:])
     return {
-        "d": {"learner": learner, "level": jnp.zeros(())},
+        "d": {"learner": learner, "offset": jnp.zeros(())},
         "g": {"encoder": encoder, "generator": generator},
     }
 
 
-def _check_alone(rules: Rules, params: Params, x: Array) -> None:
-    """Raise where an output depends on what else is in its batch; inside jit nothing can."""
-    if isinstance(jax.tree.leaves(params)[0], jax.core.Tracer):
+def _check_no_batch_statistics(settings: MetaGanSettings, params: Params, x: Array) -> None:
+    """Raise where an output depends on what else is in its batch; inside jit nothing is known."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
         return
     key_x, key_adapt = jax.random.split(jax.random.key(0))
-    low, high = rules.span
-    noise = jax.random.uniform(key_x, (rules.classes, *x.shape[1:]), float, low, high)
-    support = Batch(noise, jnp.arange(rules.classes, dtype=jnp.int32))
+    low, high = settings.span
+    noise = jax.random.uniform(key_x, (settings.classes, *x.shape[1:]), float, low, high)
+    support = Batch(noise, jnp.arange(settings.classes, dtype=jnp.int32))
 
     @jax.jit  # one compilation instead of one for each operation
-    def both(params: Params) -> tuple[Array, Array]:
-        fast = rules.base.adapt(params, support, key_adapt)
-        predict = partial(rules.base.predict, params, fast)
+    def outputs(params: Params) -> tuple[Array, Array]:
+        fast = settings.base.adapt(params, support, key_adapt)
+        predict = partial(settings.base.predict, params, fast)
         return predict(noise)[:1], predict(noise[:1])
 
-    beside, alone = both(params)
+    together, alone = outputs(params)
     # Batch statistics move an output by its own size; rounding on any device by far less.
-    if jnp.abs(beside - alone).max() > 0.03 * jnp.abs(beside).max():
+    if jnp.abs(together - alone).max() > 0.03 * jnp.abs(together).max():
         raise ValueError(
             "the learner's output for an example depends on the others of its batch (batch "
             'statistics?): expected a net such as `nets.conv4(..., norm="group")`'
         )
 
 
-def _adapt(
-    rules: Rules,
+def _adapt_to(
+    settings: MetaGanSettings,
     params: Params,
     support: Batch,
     key: Key,
-    fast: Any = None,
+    fast: Fast | None = None,
     labels: Array | None = None,
-) -> Any:
-    coding.check_range(support.x, rules.span)
-    support = support._replace(x=as_float(support.x))
-    return sharpening.adapt(rules, params, support, key, fast, labels)
+) -> Fast:
+    return _adapt.adapt(settings, params, settings.prepare(support), key, fast, labels)
 
 
-def _predict(rules: Rules, params: Params, fast: Any, x: Array) -> Array:
-    coding.check_range(x, rules.span)
-    return rules.base.predict(params["d"]["learner"], fast, as_float(x))
+def _predict(settings: MetaGanSettings, params: Params, fast: Fast, x: Array) -> Array:
+    check_range(x, settings.span)
+    return _adapt.predict(settings, params, fast)(as_float(x))
 
 
-def _init(rules: Rules, key: Key, x_example: Array) -> MetaGanState:
-    params = _params(rules, key, x_example)
-    fine = jnp.full((), -1, jnp.int32)
+def _init(settings: MetaGanSettings, key: Key, x: Array) -> MetaGanState:
+    params = _params(settings, key, x)
     made = MetaGanState(
         step=jnp.zeros((), jnp.int32),
-        bad_step=fine,
-        bad_net=fine,
+        bad=adversarial.no_bad_steps(),
         params=params,
-        d_opt=rules.d_tx.init(params["d"]),
-        g_opt=rules.g_tx.init(params["g"]),
+        d_opt=settings.d_tx.init(params["d"]),
+        g_opt=settings.g_tx.init(params["g"]),
         ema=params["g"],
     )
     # In buffers of its own: what is donated may not hold one twice.
     return copy(made)
 
 
-def _encode(rules: Rules, state: MetaGanState, support: Batch, key: Key) -> Codes:
-    coding.check_range(support.x, rules.span)
-    return sharpening.encode(rules, state.ema, support)
+def _encode(settings: MetaGanSettings, state: MetaGanState, support: Batch, key: Key) -> Codes:
+    return _adapt.encode(settings, state.ema, settings.prepare(support))
 
 
-def _sample(rules: Rules, state: MetaGanState, code: Codes | None, key: Key, *, n: int) -> Batch:
-    if n < 1:
-        raise ValueError(f"expected at least 1 generated sample, got n = {n}")
+def _sample(
+    settings: MetaGanSettings, state: MetaGanState, code: Codes | None, key: Key, *, n: int
+) -> Batch:
+    coding.check_count(n)
     if code is None:
-        raise ValueError("no task is kept here: expected a code, from `encode`")
+        raise ValueError("no task is stored here: expected a code, from `encode`")
     coding.check_learned(code, jnp.ones_like(code.mask))
-    return sharpening.render(rules, state.ema, code, key, n=n)
+    return _adapt.render(settings, state.ema, code, key, n=n)

@@ -1,4 +1,4 @@
-"""The model behind VAML on images: its networks, its parameters, and what goes in and out."""
+"""VAML's model of images: its parameters, its objective, its samples and its logits."""
 
 import math
 from typing import NamedTuple
@@ -8,17 +8,20 @@ import jax.numpy as jnp
 from jax import Array
 
 from lml_jax import losses
-from lml_jax.generative.conditioning import Codes, as_float, as_table, check_range, draw
-from lml_jax.generative.vaml import elbo as evidence
-from lml_jax.generative.vaml import posterior
+from lml_jax.generative.conditioning import Codes, as_table, code_of_label, draw
+from lml_jax.generative.examples import check, prepared
+from lml_jax.generative.vaml import elbo, posterior
 from lml_jax.generative.vaml.elbo import Noise, Parts
 from lml_jax.generative.vaml.posterior import Posterior, Weights
 from lml_jax.metrics import accuracy
+from lml_jax.pixels import as_float, check_range
 from lml_jax.types import Batch, Key, Metrics, Params, Task
+
+SPAN = (0.0, 1.0)  # the range of images
 
 
 class Model(NamedTuple):
-    """What `vaml` was called with."""
+    """The arguments of `images.vaml`, which documents them."""
 
     parts: Parts
     shape: tuple[int, ...]
@@ -28,20 +31,22 @@ class Model(NamedTuple):
     draws: int
 
 
-def init(model: Model, key: Key, x_example: Array) -> Params:
-    """New parameters, once the widths of the networks are seen to fit; see `vaml`."""
+def init(model: Model, key: Key, x: Array) -> Params:
+    """New parameters for images like x [n, ...]; raises where the networks' widths do not fit."""
     keys = jax.random.split(key, 4)
     parts, p = model.parts, math.prod(model.shape)
-    x = images(model, x_example[:1])
-    params = {"encode": parts.encode.init(keys[0], x)}
-    d = jax.eval_shape(parts.encode.apply, params["encode"], x).shape[1] // 2
+    x = images(model, x[:1])
+    params = {"code_encoder": parts.code_encoder.init(keys[0], x)}
+    d = jax.eval_shape(parts.code_encoder.apply, params["code_encoder"], x).shape[1] // 2
     pair = jnp.zeros((1, p + d))
-    params["recognise"] = parts.recognise.init(keys[1], pair)
-    z = jax.eval_shape(parts.recognise.apply, params["recognise"], pair).shape[1] // 2
-    params["decode"] = parts.decode.init(keys[2], jnp.zeros((1, z + d)))
-    made = jax.eval_shape(parts.decode.apply, params["decode"], jnp.zeros((1, z + d))).shape[1]
+    params["latent_encoder"] = parts.latent_encoder.init(keys[1], pair)
+    z = _latent_width(parts, params, p + d)
+    params["decoder"] = parts.decoder.init(keys[2], jnp.zeros((1, z + d)))
+    made = jax.eval_shape(parts.decoder.apply, params["decoder"], jnp.zeros((1, z + d))).shape[1]
     if made != p:
-        raise ValueError(f"decode makes {made} pixels, expected {p} for images of {model.shape}")
+        raise ValueError(
+            f"the decoder makes {made} pixels, expected {p} for images of {model.shape}"
+        )
     params["prior"] = posterior.initial(d)
     if parts.head is not None:
         params["head"] = parts.head.init(keys[3], jnp.zeros((1, d)))
@@ -59,71 +64,74 @@ def adapt(
     fast: Posterior | None = None,
     labels: Array | None = None,
 ) -> Posterior:
-    """The class codes once `support` is seen, going on from `fast`; see `vaml`."""
+    """The class codes once `support` is seen, continuing from `fast`; see `images.vaml`."""
     fast = posterior.prior(params["prior"], model.classes) if fast is None else fast
-    x = images(model, support.x)
-    if x.shape[0] == 0:  # a network need not take no image
+    support = prepare(model, support)
+    if support.x.shape[0] == 0:  # a network need not accept an empty batch
         return fast
-    factors = model.parts.encode.apply(params["encode"], x)
+    factors = model.parts.code_encoder.apply(params["code_encoder"], support.x)
     return posterior.update(fast, factors, membership(model, support))
 
 
 def objective(model: Model, params: Params, task: Task, key: Key) -> tuple[Array, Metrics]:
-    """What one task makes the parameters descend, for each query image; see `vaml`."""
+    """The loss of one task, per query image; see `images.vaml`."""
     key_h, key_z, key_class = jax.random.split(key, 3)
-    support, query = (part._replace(x=images(model, part.x)) for part in (task.support, task.query))
+    support, query = (prepare(model, part) for part in (task.support, task.query))
     both = Batch(*(jnp.concatenate(pair) for pair in zip(support[:2], query[:2], strict=True)))
     n = support.x.shape[0]
-    factors = model.parts.encode.apply(params["encode"], both.x)
+    factors = model.parts.code_encoder.apply(params["code_encoder"], both.x)
     first = posterior.prior(params["prior"], model.classes)
     start = posterior.update(first, factors[:n], membership(model, support))
     full = posterior.update(start, factors[n:], membership(model, query))
     h = posterior.draw(full, jax.random.normal(key_h, full.mean.shape))
-    # The support set is decoded only where it counts.
-    at, weight = n, losses.labelled(query)
+    # The support set is decoded only where it has a weight.
+    counted = losses.labelled(query)
+    at, weight = n, counted
     if model.weights.support:
         at, weight = 0, jnp.concatenate([model.weights.support * losses.labelled(support), weight])
     eps = noise(model, params, key_z, both.x.shape[0] - at).z
-    own = h[jnp.maximum(both.y[at:], 0)]
-    bound, kl = evidence.image_bound(model.parts, params, flat(both.x[at:]), own, eps)
-    mass = jnp.maximum(losses.labelled(query).sum(), 1.0)
-    value = (posterior.penalty(full, start, first, model.weights) - bound @ weight) / mass
+    own = code_of_label(h, both.y[at:])
+    bound, kl = elbo.image_bound(model.parts, params, flat(both.x[at:]), own, eps)
+    mass = jnp.maximum(counted.sum(), 1.0)
+    bounds = jnp.where(weight > 0, bound, 0.0) @ weight
+    value = (posterior.penalty(full, start, first, model.weights) - bounds) / mass
     shown = {
-        "bound": losses.weighted_mean(bound[n - at :], losses.labelled(query)),
-        "kl_latent": losses.weighted_mean(kl[n - at :], losses.labelled(query)),
+        "bound": losses.weighted_mean(bound[n - at :], counted),
+        "kl_latent": losses.weighted_mean(kl[n - at :], counted),
         "kl_code": posterior.divergence(full, start).sum() / mass,
     }
     if model.discriminative:
         logits = class_logits(model, params, start, query.x, factors[n:], key_class)
         logits = losses.mask_logits(logits, full.seen > 0)
         missed = losses.cross_entropy(logits, query.y)
-        missed = losses.weighted_mean(missed, losses.labelled(query))
+        missed = losses.weighted_mean(missed, counted)
         value = value + model.discriminative * missed
         shown["cross_entropy"] = missed
-        shown["accuracy"] = accuracy(logits, query.y, weight=losses.labelled(query))
+        shown["accuracy"] = accuracy(logits, query.y, weight=counted)
     return value, {"loss": value, **shown}
 
 
-def stored(code: Posterior, there: Array) -> Codes:
-    """What is kept of codes: mean and log precision side by side [C, 2d], of those `there` [C]."""
-    return Codes(jnp.concatenate([code.mean, jnp.log(code.precision)], axis=1), there)
+def stored(code: Posterior, present: Array) -> Codes:
+    """Codes as they are stored: mean and log precision [C, 2d], of the classes `present` [C]."""
+    return Codes(jnp.concatenate([code.mean, jnp.log(code.precision)], axis=1), present)
 
 
-def drawn_code(kept: Array, key: Key) -> Array:
-    """h ~ N(mean, 1/precision) of each kept code [n, 2d], as `stored` lays them out: [n, d]."""
-    mean, log_precision = jnp.split(kept, 2, axis=1)
+def drawn_code(rows: Array, key: Key) -> Array:
+    """h [n, d] ~ N(mean, 1/precision) of stored codes [n, 2d], see `stored`."""
+    mean, log_precision = jnp.split(rows, 2, axis=1)
     return mean + jax.random.normal(key, mean.shape) * jnp.exp(-log_precision / 2)
 
 
 def decode(model: Model, params: Params, z: Array, h: Array) -> Array:
     """Logits of the pixels, [n, p]."""
-    return model.parts.decode.apply(params["decode"], jnp.concatenate([z, h], axis=1))
+    return model.parts.decoder.apply(params["decoder"], jnp.concatenate([z, h], axis=1))
 
 
 def sample(model: Model, params: Params, codes: Codes, key: Key, *, n: int) -> Batch:
-    """n images: every task there as likely, every class within it, and its label; see `codes.draw`.
+    """n images of the classes of a table [T, C], or of one task's codes [C], with their labels.
 
-    Of a table [T, C], or the codes [C] of one task. Where nothing is there y = -1, and weight 0.
+    Each task has the same probability, then each of its classes; see `conditioning.draw`. Where
+    there is no class, y = -1 and the weight is 0.
     """
     table = codes if codes.mask.ndim == 2 else as_table(codes)
     key_draw, key_h, key_z = jax.random.split(key, 3)
@@ -140,31 +148,32 @@ def sample(model: Model, params: Params, codes: Codes, key: Key, *, n: int) -> B
 def class_logits(
     model: Model, params: Params, fast: Posterior, x: Array, factors: Array, key: Key
 ) -> Array:
-    """What the loss of a classification is of: the bounds at one draw, or the head's."""
+    """The logits that are trained: bounds on log p(x|S_c) at one draw, or those of the head."""
     if model.parts.head is not None:
-        return evidence.log_mean_softmax(head_logits(model, params, fast, factors, key))
+        eps = jax.random.normal(key, (model.draws, x.shape[0], model.classes))
+        return elbo.log_mean_softmax(head_logits(model, params, fast, factors, eps))
     drawn = noise(model, params, key, x.shape[0])
-    return evidence.class_bounds(model.parts, params, fast, flat(x), factors, drawn)
+    return elbo.class_bounds(model.parts, params, fast, flat(x), factors, drawn)
 
 
-def head_logits(model: Model, params: Params, fast: Posterior, factors: Array, key: Key) -> Array:
-    """The head's logits at each draw of its weights, [draws, n, C]."""
+def head_logits(
+    model: Model, params: Params, fast: Posterior, factors: Array, noise: Array
+) -> Array:
+    """The head's logits [draws, n, C] for standard normal noise [draws, n or 1, C]."""
     m = jnp.split(factors, 2, axis=1)[0]
-    drawn = jax.random.normal(key, (model.draws, m.shape[0], model.classes))
-    return jax.vmap(lambda eps: evidence.head_logits(model.parts, params, fast, m, eps))(drawn)
+    return jax.vmap(lambda eps: elbo.head_logits(model.parts, params, fast, m, eps))(noise)
 
 
 def noise(model: Model, params: Params, key: Key, n: int) -> Noise:
     """n draws of standard normal numbers, h [n, d] and z [n, z]."""
     d = params["prior"]["mean"].shape[0]
-    pair = jnp.zeros((1, math.prod(model.shape) + d))
-    z = jax.eval_shape(model.parts.recognise.apply, params["recognise"], pair).shape[1] // 2
+    z = _latent_width(model.parts, params, math.prod(model.shape) + d)
     key_h, key_z = jax.random.split(key)
     return Noise(jax.random.normal(key_h, (n, d)), jax.random.normal(key_z, (n, z)))
 
 
 def membership(model: Model, batch: Batch) -> Array:
-    """Weight [n, C] of each image in each class; none of an unlabelled one."""
+    """Weight [n, C] of each image in each class; 0 for an unlabelled one."""
     return jax.nn.one_hot(batch.y, model.classes) * losses.labelled(batch)[:, None]
 
 
@@ -174,9 +183,31 @@ def flat(x: Array) -> Array:
 
 
 def images(model: Model, x: Array) -> Array:
-    """`x` as floats in [0, 1], or a ValueError that names what is not as declared."""
+    """`x` as floats in 0..1; raises ValueError for other shapes, types or ranges."""
     x = jnp.asarray(x)
+    _check_shape(model, x)
+    check_range(x, SPAN)
+    return as_float(x)
+
+
+def prepare(model: Model, batch: Batch) -> Batch:
+    """Labelled images with int32 labels and without values in padding; see `prepared`."""
+    _check_shape(model, jnp.asarray(batch.x))
+    return prepared(batch, classes=model.classes, span=SPAN)
+
+
+def check_tasks(model: Model, tasks: Task) -> None:
+    """Raise as `prepare` does for a meta-batch; inside the vmap over tasks no value is known."""
+    for part in (tasks.support, tasks.query):
+        check(part, classes=model.classes, span=SPAN, axes=2)
+
+
+def _check_shape(model: Model, x: Array) -> None:
     if x.shape[1:] != model.shape:
         raise ValueError(f"images have shape {x.shape[1:]}, declared was {model.shape}")
-    check_range(x, (0.0, 1.0))
-    return as_float(x)
+
+
+def _latent_width(parts: Parts, params: Params, inputs: int) -> int:
+    pair = jnp.zeros((1, inputs))
+    made = jax.eval_shape(parts.latent_encoder.apply, params["latent_encoder"], pair)
+    return made.shape[1] // 2

@@ -1,4 +1,4 @@
-"""How well a class code explains an image: bounds on the evidence, and an amortised head."""
+"""How well a class code explains an image: evidence lower bounds, and an amortised classifier."""
 
 from typing import NamedTuple
 
@@ -15,17 +15,25 @@ from lml_jax.types import Net, Params
 class Parts(NamedTuple):
     """The networks of VAML, for codes h of d numbers, latents z and images of p pixels.
 
-    Each treats an image alone: with batch statistics, order and number of the examples would
-    matter.
+    Each works on an image alone: with batch statistics, the order and the number of the examples
+    would matter.
+
+    Attributes:
+        code_encoder: x [n, ...] -> (m, log l) [n, 2d], the Gaussian factor of an image in q(h|S).
+        latent_encoder: (x, h) [n, p + d] -> (mean, log precision) [n, 2z] of q(z|x, h).
+        decoder: (z, h) [n, z + d] -> logits of the pixels [n, p], p(x|z, h).
+        head: mean of h [C, d] -> (mean, log variance) of classifier weights [C, 2(d + 1)]; or
+            None.
+        reconstruction_weight: s > 0, the weight of log p(x|z, h) against the divergence of z (1
+            over the beta of a beta-VAE). Above 1 for grey values, which are more precise than a
+            Bernoulli variable: then z carries more, and samples are as diverse as the images.
     """
 
-    encode: Net  # x [n, ...] -> (m, log l) of h, [n, 2d]
-    recognise: Net  # (x, h) [n, p + d] -> (mean, log precision) of z, [n, 2z]
-    decode: Net  # (z, h) [n, z + d] -> logits of the pixels, [n, p]
-    head: Net | None = None  # mean of h [C, d] -> (mean, log variance) of weights, [C, 2(d + 1)]
-    # How often each pixel counts: above 1 for shades of grey, which are known more precisely than
-    # the toss of a coin, so that z has more to say and samples vary as much as the images do.
-    sharpness: float = 1.0
+    code_encoder: Net
+    latent_encoder: Net
+    decoder: Net
+    head: Net | None = None
+    reconstruction_weight: float = 1.0
 
 
 class Noise(NamedTuple):
@@ -38,36 +46,48 @@ class Noise(NamedTuple):
 def image_bound(
     parts: Parts, params: Params, x: Array, h: Array, noise: Array
 ) -> tuple[Array, Array]:
-    """A bound on log p(x|h) of each image, from one draw of z; and its divergence term.
+    """A lower bound on log p(x|h) of each image, from one draw of z; and its divergence term.
 
-    b = s log p(x|z, h) - KL(q(z|x, h) || N(0, 1)),  z ~ q(z|x, h), s = `parts.sharpness`.
+    b = s log p(x|z, h) - KL(q(z|x, h) || N(0, I)),  z ~ q(z|x, h), s = `reconstruction_weight`.
 
     Args:
         parts: the networks.
         params: of the networks.
-        x: images, float [n, p] in [0, 1].
-        h: float [n, d].
+        x: images, float [n, p] in 0..1.
+        h: codes, float [n, d].
         noise: float [n, z].
 
     Returns:
         (b [n] <= 0, KL [n] >= 0), in nats.
 
+    Example:
+        >>> from lml_jax import nets
+        >>> latent, decoder = nets.mlp([], 2), nets.mlp([], 3)
+        >>> params = {"latent_encoder": latent.init(jax.random.key(0), jnp.zeros((1, 5))),
+        ...           "decoder": decoder.init(jax.random.key(1), jnp.zeros((1, 3)))}
+        >>> parts = Parts(nets.mlp([], 4), latent, decoder)
+        >>> bound, kl = image_bound(parts, params, jnp.zeros((1, 3)), jnp.zeros((1, 2)),
+        ...                         jnp.zeros((1, 1)))
+        >>> bound.round(3).tolist(), kl.tolist()  # three pixels of probability 1/2
+        ([-2.078999996185303], [0.0])
+
     Source:
         Kingma, Welling. Auto-Encoding Variational Bayes, 2014, equation 10.
+        https://arxiv.org/abs/1312.6114
     """
-    out = parts.recognise.apply(params["recognise"], jnp.concatenate([x, h], axis=1))
+    out = parts.latent_encoder.apply(params["latent_encoder"], jnp.concatenate([x, h], axis=1))
     mean, log_precision = jnp.split(out, 2, axis=1)
     precision = jnp.exp(log_precision)
     z = mean + noise * jax.lax.rsqrt(precision)
-    logits = parts.decode.apply(params["decode"], jnp.concatenate([z, h], axis=1))
+    logits = parts.decoder.apply(params["decoder"], jnp.concatenate([z, h], axis=1))
     kl = losses.gaussian_kl(mean, precision, jnp.zeros_like(mean), jnp.ones_like(mean))
-    return -parts.sharpness * losses.bernoulli_nll(logits, x) - kl, kl
+    return -parts.reconstruction_weight * losses.bernoulli_nll(logits, x) - kl, kl
 
 
 def class_bounds(
     parts: Parts, params: Params, fast: Posterior, x: Array, factors: Array, noise: Noise
 ) -> Array:
-    """A bound on log p(x|S_c) of each image under each class code, from one draw of h and z.
+    """A lower bound on log p(x|S_c) of each image under each class, from one draw of h and z.
 
     B_c = b(x, h_c) - KL(q(h|S_c, x) || q(h|S_c)),  h_c ~ q(h|S_c, x).
 
@@ -75,10 +95,10 @@ def class_bounds(
         parts: the networks.
         params: of the networks.
         fast: q(h|S_c) of C classes.
-        x: images, float [n, p] in [0, 1].
+        x: images, float [n, p] in 0..1.
         factors: of the images, (m, log l) [n, 2d].
-        noise: of h [d] and z [z], shared by all images and classes, [n, d] and [n, z] by the
-            classes alone: differences between classes are then not differences of luck.
+        noise: of h [d] and z [z], shared by all images and classes; or [n, d] and [n, z], shared
+            by the classes: then differences between classes are not due to the noise.
 
     Returns:
         B [n, C] <= 0, in nats.
@@ -99,27 +119,28 @@ def class_bounds(
 def head_logits(parts: Parts, params: Params, fast: Posterior, m: Array, noise: Array) -> Array:
     """Logits of each class by classifier weights inferred from its code, from one draw.
 
-    w_c ~ N(u(mu_c), v(mu_c)), a_c = w_c (m, 1): a is Gaussian, and is drawn itself rather than w.
+    w_c ~ N(u(mu_c), v(mu_c)), a_c = w_c (m, 1). Given m, a is Gaussian, so a is drawn and not w.
 
     Args:
         parts: the networks; `head` is (u, log v).
         params: of the networks.
         fast: q(h|S_c) of C classes, mean mu_c.
         m: the means in the factors of the images, [n, d].
-        noise: standard normal, [n, C].
+        noise: standard normal, [n, C]; or [1, C], shared by the images.
 
     Returns:
         a [n, C].
 
     Source:
         Gordon, Bronskill, Bauer, Nowozin, Turner. Meta-Learning Probabilistic Inference for
-        Prediction, 2019 (VERSA); here the weights come from the class code.
+        Prediction, 2019 (VERSA), https://arxiv.org/abs/1805.09921; here the weights come from the
+        class code.
     """
     assert parts.head is not None
     mean, log_var = jnp.split(parts.head.apply(params["head"], fast.mean), 2, axis=1)
     features = jnp.concatenate([m, jnp.ones((m.shape[0], 1))], axis=1)
     variance = features**2 @ jnp.exp(log_var).T
-    return features @ mean.T + jnp.sqrt(variance) * noise
+    return features @ mean.T + jnp.sqrt(variance) * jnp.broadcast_to(noise, variance.shape)
 
 
 def log_mean_softmax(logits: Array) -> Array:

@@ -1,6 +1,5 @@
-"""Gaussian codes of tasks and classes, updated by conjugate factors: at once or one by one."""
+"""Gaussian codes of tasks and classes, updated in closed form: at once or example by example."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import chex
@@ -13,10 +12,13 @@ from lml_jax.types import Params
 
 
 class Posterior(NamedTuple):
-    """q(h | S) = N(mean, 1/precision), diagonal: one code h of d numbers, or one of each class.
+    """q(h|S) = N(mean, 1/precision), diagonal: one code h of d numbers, or one of each class.
 
-    `mean` and `precision` [d] or [C, d]; `seen` [] or [C], the weight of the examples seen: where
-    it is 0 the code is the prior.
+    Attributes:
+        mean: [d] or [C, d].
+        precision: as `mean`, > 0.
+        seen: [] or [C], the sum of the weights of the examples seen; where it is 0 the code is
+            the prior.
     """
 
     mean: Array
@@ -25,17 +27,22 @@ class Posterior(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """What counts how much in the objective of a task; every weight is >= 0.
+    """Weights of the terms in the objective of a task, each >= 0.
 
-    max E_q(h|S,Q) [log p(Q|h) + a log p(S|h)] - beta KL(q(h|S,Q) || q(h|S)) - g KL(q(h|S,Q) || p).
+    max E_q(h|S,Q) [log p(Q|h) + a log p(S|h)] - beta KL(q(h|S,Q) || q(h|S)) - g KL(q(h|S,Q) || p)
 
-    a = g = 0 and beta = 1 bounds log p(Q|S), for q(h|S) as the belief after S; a = g = 1 and
-    beta = 0 bounds log p(S, Q). p = q(h|empty set) is the learned prior.
+    with the learned prior p = q(h|empty set). a = g = 0 and beta = 1 is a lower bound on
+    log p(Q|S), with q(h|S) as the prior of Q; a = g = 1 and beta = 0 is one on log p(S, Q).
+
+    Attributes:
+        beta: weight of the divergence from q(h|S).
+        support: a.
+        prior: g.
     """
 
     beta: float = 1.0
-    support: float = 0.0  # a
-    prior: float = 0.0  # g
+    support: float = 0.0
+    prior: float = 0.0
 
 
 QUERY_BOUND = Weights()
@@ -71,20 +78,20 @@ def prior(params: Params, classes: int | None = None) -> Posterior:
 
 
 def update(posterior: Posterior, factors: Array, weight: Array) -> Posterior:
-    """The posterior once more examples are seen.
+    """The posterior after more examples.
 
     L' = L + sum_k w_k l_k,  mu' = (L mu + sum_k w_k l_k m_k) / L'.
 
-    A product of Gaussians, so that neither the order of the examples matters nor whether they come
-    at once or one by one.
+    A product of Gaussians: the result depends neither on the order of the examples nor on whether
+    they come at once or one by one.
 
     Args:
-        posterior: before, of one code or of C.
+        posterior: the current one, of one code or of C.
         factors: (m_k, log l_k) side by side, float [n, 2d].
         weight: w_k >= 0, float [n] for one code, [n, C] for one of each class.
 
     Returns:
-        The posterior after, of the same shapes.
+        The new posterior, of the same shapes.
 
     Raises:
         AssertionError: where `weight` has not one axis more than `posterior.seen`, or d differs.
@@ -96,10 +103,13 @@ def update(posterior: Posterior, factors: Array, weight: Array) -> Posterior:
 
     Source:
         Lee, Jeon, Son, Kim. Learning to Continually Learn with the Bayesian Principle, 2024.
+        https://arxiv.org/abs/2405.18758
     """
     chex.assert_rank([factors, weight], [2, posterior.seen.ndim + 1])
     chex.assert_axis_dimension(factors, 1, 2 * posterior.mean.shape[-1])
-    mean, log_precision = jnp.split(factors, 2, axis=1)
+    # An example of weight 0 may be anything, and 0 * inf would be NaN.
+    counts = weight > 0 if weight.ndim == 1 else (weight > 0).any(axis=1)
+    mean, log_precision = jnp.split(jnp.where(counts[:, None], factors, 0.0), 2, axis=1)
     gain = jnp.exp(log_precision)
     precision = posterior.precision + jnp.tensordot(weight, gain, axes=(0, 0))
     moment = posterior.precision * posterior.mean + jnp.tensordot(weight, gain * mean, axes=(0, 0))
@@ -138,35 +148,8 @@ def penalty(full: Posterior, start: Posterior, first: Posterior, weights: Weight
     return jnp.sum(terms)
 
 
-def only(code: Posterior, classes: Sequence[int]) -> Posterior:
-    """The codes of these classes; the others count as never seen.
-
-    Args:
-        code: of C classes, concrete (outside jit).
-        classes: labels in 0..C-1.
-
-    Raises:
-        ValueError: for a class that was never seen, naming it.
-
-    Example:
-        >>> code = Posterior(jnp.zeros((3, 1)), jnp.ones((3, 1)), jnp.array([1.0, 0.0, 5.0]))
-        >>> only(code, [2]).seen.tolist()
-        [0.0, 0.0, 5.0]
-        >>> only(code, [1])
-        Traceback (most recent call last):
-        ...
-        ValueError: class 1 was never seen, expected one of [0, 2]
-    """
-    seen = [c for c, weight in enumerate(code.seen.tolist()) if weight > 0]
-    for c in classes:
-        if c not in seen:
-            raise ValueError(f"class {c} was never seen, expected one of {seen}")
-    keep = jnp.zeros(code.seen.shape, bool).at[jnp.array(classes)].set(True)
-    return code._replace(seen=jnp.where(keep, code.seen, 0.0))
-
-
 def check_weights(weights: Weights) -> None:
     """Raise ValueError for a negative weight, naming it."""
     for name, weight in weights._asdict().items():
-        if weight < 0:
+        if not weight >= 0:
             raise ValueError(f"the weight {name} must be at least 0, got {weight}")
