@@ -14,7 +14,7 @@ from lml_jax.data.mnist import mnist
 from lml_jax.data.omniglot import omniglot
 from lml_jax.experiments.fewshot import run as fewshot
 from lml_jax.experiments.lifelong import run as lifelong
-from lml_jax.params import load_params, save_params
+from lml_jax.storage import load, save
 
 VALUES = ["", "x", "-1", "0", "nan", "1e309", "½", "None", "--", "9" * 30, "../..", "\x00", "[1]"]
 NAMES = {
@@ -25,9 +25,7 @@ NAMES = {
                 "report-step", "test-shots", "inner-steps"],
     "reproduce": ["out"],
 }  # fmt: skip
-FIRST = {
-    "reproduce": ["", "x", "½", "omniglot-mam", "../sine-maml", "9" * 30],
-}
+FIRST = {"reproduce": ["", "x", "½", "omniglot-mam", "../sine-maml", "9" * 30]}
 
 
 class Accepted(Exception):
@@ -89,13 +87,13 @@ def damaged(rng, content):
 
 def test_three_hundred_damaged_files_of_parameters(tmp_path):
     params = {"w": jnp.arange(6.0).reshape(2, 3), "b": {"c": jnp.ones(4)}}
-    path, rng, refused = save_params(tmp_path, params), np.random.default_rng(0), 0
+    path, rng, refused = save(tmp_path / "params.npz", params), np.random.default_rng(0), 0
     whole = path.read_bytes()
     for _ in range(300):
         path.write_bytes(damaged(rng, whole))
         said = ""
         try:
-            found = load_params(path, params)
+            found = load(path, params)
         except ValueError as error:
             said = str(error)
         if said:

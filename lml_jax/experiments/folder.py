@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lml_jax.experiments.record import read_metrics, write_metrics
-from lml_jax.params import save_params
+from lml_jax.checkpoint import OWNER, owned
+from lml_jax.experiments.record import read_metrics, save_params, write_metrics
 from lml_jax.train import DivergedError
 from lml_jax.types import LifelongState
 
@@ -22,22 +22,22 @@ def opened(out: str | os.PathLike[str], *, resume: bool = False) -> Iterator[Pat
 
     Raises:
         FileExistsError: if it holds files of another run; nothing is ever overwritten.
+        BlockingIOError: if a process that is running has opened it.
     """
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file, expected a folder for the run")
-    if any(path.is_file() for path in folder.rglob("*") if not _is_lock(path)):
+    if any(path.is_file() for path in folder.rglob("*") if path.name != OWNER):
         saved = next(folder.rglob(CHECKPOINTS), None) is not None  # of a run, or of one inside
         if not (resume and saved):
-            first = sorted(path.name for path in folder.iterdir() if not _is_lock(path))[0]
+            first = sorted(path.name for path in folder.iterdir() if path.name != OWNER)[0]
             raise FileExistsError(
                 f"{folder} holds another run ({first}, ...)"
                 + (" without checkpoints" if resume else "")
                 + ": choose another --out, or move it away"
                 + (", or continue it with --resume" if saved else "")
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    with _owned(folder):
+    with owned(folder):
         yield folder
 
 
@@ -60,13 +60,3 @@ def last_good(folder: Path, *, about: str = "") -> Iterator[None]:
         done = read_metrics(folder)
         write_metrics(folder, {**done, "diverged": said, "steps": int(state.step)})
         raise
-
-
-@contextmanager
-def _owned(folder: Path) -> Iterator[None]:
-    """The lock on a folder of results."""
-    yield
-
-
-def _is_lock(path: Path) -> bool:
-    return path.name == ".lock"

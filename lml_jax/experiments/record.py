@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lml_jax import storage
 from lml_jax.atomic_write import replacing
 from lml_jax.metrics import to_json
 from lml_jax.types import Dataset, PyTree
@@ -77,14 +78,19 @@ def fingerprint(data: Dataset) -> Record:
 
     Of more than 64 MB, evenly spaced examples are hashed.
     """
-    n = len(data.x)
-    every = max(1, -(-int(np.prod(data.x.shape)) * data.x.dtype.itemsize // _HASHED))
+    leaves = jax.tree.leaves(data.x)
+    every = max(1, -(-sum(leaf.nbytes for leaf in leaves) // _HASHED))
     digest = hashlib.sha256()
-    for array in (data.x[::every], data.count, data.group):
+    for array in (*(leaf[::every] for leaf in leaves), data.rows, data.count, data.group):
         digest.update(np.ascontiguousarray(array).tobytes())
-    return {"examples": n, "classes": data.classes, "sha256": digest.hexdigest()[:16]}
+    return {"examples": len(leaves[0]), "classes": data.classes, "sha256": digest.hexdigest()[:16]}
 
 
 def tree_bytes(tree: PyTree) -> int:
     """Bytes of all arrays in a pytree."""
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def save_params(folder: Path, params: PyTree, *, name: str = "params") -> Path:
+    """Write a pytree to `NAME.npz`, whole or not at all; `storage.load` reads it."""
+    return storage.save(folder / f"{name}.npz", params)

@@ -16,12 +16,11 @@ from lml_jax.execution import execution
 from lml_jax.experiments.datasets import DataEntry, DataRequest, data_entry, made_of
 from lml_jax.experiments.fewshot.run import keys_of
 from lml_jax.experiments.progress import Sampler, Trained, train_with_bar
-from lml_jax.experiments.record import Record, resumable
+from lml_jax.experiments.record import Record, resumable, save_params
 from lml_jax.experiments.runner import Experiment, Place
 from lml_jax.generative.vaml.images import mlp_parts, vaml
 from lml_jax.generative.vaml.posterior import Weights
 from lml_jax.generative.vaml.regression import vaml_regression
-from lml_jax.params import save_params
 from lml_jax.settings import check_literals, check_numbers
 from lml_jax.types import Dataset, Learner, Params, Task, TaskGenerator
 

@@ -45,8 +45,8 @@ def prepared(batch: Batch, *, classes: int, span: Span) -> Batch:
     return Batch(filled(x, weight, span), jnp.where(weight > 0, y, -1), weight)
 
 
-def check(batch: Batch, *, classes: int, span: Span) -> None:
-    """Raise where `prepared` would, for a batch or for a meta-batch of them.
+def check(batch: Batch, *, classes: int, span: Span, axes: int = 1) -> None:
+    """Raise where `prepared` would; `axes` is 2 for a meta-batch of batches.
 
     Example:
         >>> check(Batch(jnp.zeros((1, 2)), jnp.array([7])), classes=5, span=(0.0, 1.0))
@@ -55,7 +55,7 @@ def check(batch: Batch, *, classes: int, span: Span) -> None:
         ValueError: labels are in 7..7, expected -1..4
     """
     x, y = jnp.asarray(batch.x), jnp.asarray(batch.y)
-    if not jnp.issubdtype(y.dtype, jnp.integer) or y.ndim < 1 or y.shape != x.shape[: y.ndim]:
+    if not jnp.issubdtype(y.dtype, jnp.integer) or y.ndim != axes or y.shape != x.shape[:axes]:
         raise ValueError(
             "labels must be integers, one per example; got "
             f"{y.dtype.name} of shape {y.shape} for examples of shape {x.shape}"

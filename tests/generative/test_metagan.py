@@ -36,7 +36,7 @@ BASES = {
 }
 
 
-def made(base=on_maml, *, d_tx=None, g_tx=None, **options):
+def model_of(base=on_maml, *, d_tx=None, g_tx=None, **options):
     learner, generator = metagan(
         base, nets.mlp([8], 6), nets.generator([16], (2,)),
         d_tx or optax.sgd(0.1), g_tx or optax.sgd(0.1), classes=N,
@@ -155,7 +155,7 @@ def test_the_inner_loop_minimises_all_three_terms(some):
 def test_at_weight_zero_it_is_the_base_learner(base):
     given, plain = BASES[base]
     for role in ("augment", "negative_class"):
-        learner, generator = made(given, role=role, generated_weight=0.0)
+        learner, generator = model_of(given, role=role, generated_weight=0.0)
         state = generator.init(KEY, TASK.support.x)
         own = state.params["d"]["learner"]
         fast = learner.adapt(state.params, TASK.support, KEY)
@@ -178,7 +178,7 @@ def base_step(plain, params):
 
 
 def test_before_its_start_the_learner_is_the_base_and_the_generator_waits():
-    _, late = made(generated_from=1)
+    _, late = model_of(generated_from=1)
     state = late.init(KEY, TASK.support.x)
     first, _ = late.step(state, TASKS, KEY)
     expected, _ = base_step(BASES["maml"][1], state.params["d"]["learner"])
@@ -191,7 +191,7 @@ def test_before_its_start_the_learner_is_the_base_and_the_generator_waits():
 
 
 def test_labelled_samples_learn_before_they_join():
-    _, late = made(PROTONET, role="augment", generated_from=5)
+    _, late = model_of(PROTONET, role="augment", generated_from=5)
     state = late.init(KEY, TASK.support.x)
     after, shown = late.step(state, TASKS, KEY)
     assert all(jax.tree.leaves(moved(state.params["g"], after.params["g"])))
@@ -202,7 +202,7 @@ def test_labelled_samples_learn_before_they_join():
 
 def test_each_rule_moves_its_own_half():
     for name, other in (("d", "g"), ("g", "d")):
-        _, generator = made(PROTONET, **{f"{other}_tx": FROZEN})
+        _, generator = model_of(PROTONET, **{f"{other}_tx": FROZEN})
         state = generator.init(KEY, TASK.support.x)
         after, _ = generator.step(state, TASKS, KEY)
         own = moved(state.params, after.params)
@@ -214,7 +214,7 @@ def test_each_rule_moves_its_own_half():
 def test_alternating_the_generator_meets_the_new_discriminator():
     states = []
     for alternating in (True, False):
-        _, generator = made(PROTONET, alternating=alternating)
+        _, generator = model_of(PROTONET, alternating=alternating)
         state = generator.init(KEY, TASK.support.x)
         states.append(generator.step(state, TASKS, KEY)[0].params)
     both, at_once = states
@@ -224,7 +224,7 @@ def test_alternating_the_generator_meets_the_new_discriminator():
 
 def test_unlabelled_examples_speak_of_real_and_generated_alone():
     hidden = TASKS._replace(query=TASKS.query._replace(y=TASKS.query.y.at[:, 6:].set(-1)))
-    _, generator = made()
+    _, generator = model_of()
     state = generator.init(KEY, TASK.support.x)
 
     def shown(x):
@@ -281,7 +281,7 @@ def test_samples_of_every_class_count_beside_a_half_labelled_query_set():
 
 
 def test_padding_counts_nothing():
-    _, generator = made(PROTONET)
+    _, generator = model_of(PROTONET)
     state = generator.init(KEY, TASK.support.x)
     results = []
     for filler in (0.0, 1.0):
@@ -296,7 +296,7 @@ def test_padding_counts_nothing():
 
 
 def test_labelled_samples_join_the_support_set():
-    learner, generator = made(BASES["matching"][0], role="augment", generated_weight=0.5)
+    learner, generator = model_of(BASES["matching"][0], role="augment", generated_weight=0.5)
     state = generator.init(KEY, TASK.support.x)
     fast = learner.adapt(state.averaged, TASK.support, KEY)
     assert fast.y.shape == (12 + 6,)
@@ -313,7 +313,7 @@ def test_labelled_samples_join_the_support_set():
 
 
 def test_the_code_of_a_task_is_a_mean_over_the_set():
-    _, generator = made()
+    _, generator = model_of()
     state = generator.init(KEY, TASK.support.x)
     code = generator.encode(state, TASK.support, KEY)
     assert code.h.shape == (1, 6)
@@ -331,7 +331,7 @@ def test_labels_out_of_play_are_masked_and_adaptation_goes_on():
     keep = jnp.array([True, True, False])
     rows = jnp.broadcast_to(keep, (12, N))
     for role in ("negative_class", "augment"):
-        learner, _ = made(role=role)
+        learner, _ = model_of(role=role)
         params = learner.init(KEY, TASK.support.x)
         support = TASK.support._replace(y=TASK.support.y % 2)
         fast = learner.adapt(params, support, KEY, None, keep)
@@ -345,7 +345,7 @@ def test_labels_out_of_play_are_masked_and_adaptation_goes_on():
 
 
 def test_it_learns_tasks_to_tell_real_from_generated_and_to_generate():
-    _, generator = made(
+    _, generator = model_of(
         partial(on_maml, steps=3),
         d_tx=optax.adam(1e-2), g_tx=optax.adam(2e-3), ema=0.9, generated_weight=0.5, penalty=0.01,
     )  # fmt: skip
@@ -373,7 +373,7 @@ def test_a_learned_logit_offset_finds_the_scale_of_distances():
     far = protonet(Net(lambda key, x: {"w": jnp.eye(2)}, lambda params, x: 20 * x), classes=N)
     real = {}
     for offset in ("zero", "learned"):
-        _, generator = made(far, logit_offset=offset, d_tx=optax.adam(1e-2), g_tx=FROZEN)
+        _, generator = model_of(far, logit_offset=offset, d_tx=optax.adam(1e-2), g_tx=FROZEN)
         state = generator.init(KEY, TASK.support.x)
         for current, metrics in train.run(
             generator.step, tasks_of, state, (), KEY, steps=100, scan=True, chunk=100
@@ -390,7 +390,7 @@ def test_a_non_finite_update_stops_it_and_its_network_is_named():
         ("discriminator", {"d_tx": optax.sgd(jnp.inf)}),
         ("generator", {"g_tx": optax.sgd(jnp.inf)}),
     ):
-        _, generator = made(PROTONET, **options, alternating=False)
+        _, generator = model_of(PROTONET, **options, alternating=False)
         start = generator.init(KEY, TASK.support.x)
         step = generator.step
         state, metrics = step(start, TASKS, KEY)
@@ -405,7 +405,7 @@ def test_a_non_finite_update_stops_it_and_its_network_is_named():
 
 
 def test_bad_examples_and_requests_are_refused():
-    learner, generator = made()
+    learner, generator = model_of()
     state = generator.init(KEY, TASK.support.x)
     code = generator.encode(state, TASK.support, KEY)
     with pytest.raises(ValueError, match="at least 1 generated sample, got n = 0"):
@@ -435,7 +435,7 @@ def test_bad_examples_and_requests_are_refused():
 def test_a_net_that_mixes_its_batch_is_refused():
     mixing = NET._replace(apply=lambda p, x: NET.apply(p, x - x.mean(0, keepdims=True)))
     for weight in (0.0, 0.1):
-        _, generator = made(
+        _, generator = model_of(
             lambda loss: maml(mixing, optax.sgd(RATE), steps=1, loss=loss),
             generated_weight=weight,
         )
@@ -461,4 +461,4 @@ def test_a_net_that_mixes_its_batch_is_refused():
 )
 def test_bad_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        made(**options)
+        model_of(**options)

@@ -162,9 +162,8 @@ def test_a_convnet_of_listed_blocks_does_not_mix_its_images():
     together = net.apply(params, x)
     assert together.shape == (3, 3 * 3 * 16)
     np.testing.assert_allclose(net.apply(params, x[1:2]), together[1:2], rtol=1e-4, atol=1e-5)
-    assert nets.convnet(5, blocks).apply(
-        nets.convnet(5, blocks).init(jax.random.key(1), x), x
-    ).shape == (3, 5)
+    headed = nets.convnet(5, blocks)
+    assert headed.apply(headed.init(jax.random.key(1), x), x).shape == (3, 5)
 
 
 @pytest.mark.parametrize(
@@ -178,3 +177,20 @@ def test_a_convnet_of_listed_blocks_does_not_mix_its_images():
 def test_bad_blocks_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         nets.convnet(**{"outputs": None, **options})
+
+
+def test_channels_first_images_are_refused_and_channels_can_be_said():
+    """[n, 3, 84, 84] is not 84 channels of 3 x 84 images."""
+    net, x = nets.conv4(2, filters=8), jnp.zeros((2, 3, 84, 84))
+    with pytest.raises(ValueError, match=r"looks like \[n, channels, H, W\].*transpose"):
+        net.init(jax.random.key(0), x)
+    params = net.init(jax.random.key(0), x.transpose(0, 2, 3, 1))
+    assert params["conv1"]["kernel"].shape == (3, 3, 3, 8)
+    with pytest.raises(ValueError, match=r"looks like"):
+        net.apply(params, x)
+    wide = nets.conv4(2, filters=8, channels=84)  # it is what was meant
+    assert wide.init(jax.random.key(0), x)["conv1"]["kernel"].shape == (3, 3, 84, 8)
+    with pytest.raises(ValueError, match=r"takes 84 channels on the last axis, got shape"):
+        wide.init(jax.random.key(0), x.transpose(0, 2, 3, 1))
+    with pytest.raises(ValueError, match=r"takes 3 channels"):
+        nets.conv4(2, filters=8, channels=3).init(jax.random.key(0), jnp.zeros((2, 28, 28)))

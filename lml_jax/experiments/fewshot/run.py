@@ -29,9 +29,8 @@ from lml_jax.experiments.fewshot.learners import FewShotEntry
 from lml_jax.experiments.fewshot.settings import FewShot, Plan, resolve
 from lml_jax.experiments.networks import FEATURES
 from lml_jax.experiments.progress import train_with_bar
-from lml_jax.experiments.record import Record, resumable
+from lml_jax.experiments.record import Record, resumable, save_params
 from lml_jax.experiments.runner import Experiment, Place
-from lml_jax.params import save_params
 from lml_jax.types import Key, Learner, Net, Params
 
 

@@ -119,7 +119,7 @@ def _divided(data: Dataset, rng: np.random.Generator, *, random: bool) -> tuple[
     """Features of training and held-out images of random classes, or of the first, [n, k, d]."""
     most = max(LENGTHS)
     chosen = rng.permutation(data.classes)[:most] if random else np.arange(most)
-    rows = np.stack([rng.permutation(np.asarray(data.index[c])) for c in chosen])
+    rows = np.stack([rng.permutation(data.rows_of(int(c))) for c in chosen])
     return data.x[rows[:, :SHOTS]], data.x[rows[:, SHOTS:]]
 
 

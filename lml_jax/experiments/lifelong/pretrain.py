@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lml_jax import train
+from lml_jax import storage, train
 from lml_jax.data._cache import cache_dir
 from lml_jax.data.episodes import episodes
 from lml_jax.execution import NetKind, execution
@@ -26,7 +26,6 @@ from lml_jax.experiments.progress import Sampler, train_with_bar
 from lml_jax.experiments.record import Record, fingerprint
 from lml_jax.experiments.runner import Place
 from lml_jax.learners.protonet import protonet
-from lml_jax.params import load_params, save_params
 from lml_jax.types import Dataset, Key, Learner, Params, Task
 
 _FORMAT = 1  # raise it when the same settings give other parameters
@@ -143,7 +142,7 @@ def _cached(
     like = learner.init(key_init, data.x[:2])
     if path.exists():
         try:
-            return load_params(path, like), {**about, "start_cached": True}
+            return storage.load(path, like), {**about, "start_cached": True}
         except ValueError as error:
             warnings.warn(f"{error}; meta-training again", stacklevel=2)
     tx = optax.adam(optax.cosine_decay_schedule(_RATE, config["steps"]))
@@ -162,7 +161,7 @@ def _cached(
             keeper=keeper,
         )
     try:
-        save_params(path.parent, run.state.params, name=path.stem)
+        storage.save(path, run.state.params)
     except OSError as error:
         warnings.warn(f"{path} was not written ({error}); set LML_JAX_CACHE", stacklevel=2)
     return run.state.params, {**about, "start_cached": False, "start_seconds": run.seconds}

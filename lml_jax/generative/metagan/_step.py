@@ -78,7 +78,7 @@ def step(
     After the first update that is not finite nothing changes any more.
     """
     for part in (tasks.support, tasks.query):
-        examples.check(part, classes=settings.classes, span=settings.span)
+        examples.check(part, classes=settings.classes, span=settings.span, axes=2)
     key_d, key_g = jax.random.split(key)
     joining = (state.step >= settings.generated_from).astype(float)
 

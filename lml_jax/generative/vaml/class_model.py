@@ -199,7 +199,7 @@ def prepare(model: Model, batch: Batch) -> Batch:
 def check_tasks(model: Model, tasks: Task) -> None:
     """Raise as `prepare` does for a meta-batch; inside the vmap over tasks no value is known."""
     for part in (tasks.support, tasks.query):
-        check(part, classes=model.classes, span=SPAN)
+        check(part, classes=model.classes, span=SPAN, axes=2)
 
 
 def _check_shape(model: Model, x: Array) -> None:
