@@ -13,10 +13,11 @@ from jax import Array
 from numpy.typing import NDArray
 
 from lml_jax import nets
+from lml_jax.data.stream import Stream
 from lml_jax.metrics import generators as measures
 from lml_jax.metrics.trained import classification_scores, classifier, embedding, two_sample_score
 from lml_jax.pixels import as_float
-from lml_jax.types import Batch, Key, Stream, StreamGenerator
+from lml_jax.types import Batch, Key, StreamGenerator
 
 SHOWN = 10  # samples of each class in a grid
 FITTED = 1500  # updates of the classifier that is trained on samples

@@ -37,6 +37,7 @@ def convnet(
     *,
     group_size: int = 8,
     eps: float = 1e-3,
+    channels: int | None = None,
 ) -> Net:
     """Blocks of convolutions with GroupNorm, all features of the last, then a linear head.
 
@@ -45,6 +46,7 @@ def convnet(
         blocks: in order.
         group_size: channels in a group of GroupNorm; divides the filters of each block.
         eps: added to the variance.
+        channels: of the images; None: as they come, channels-first images refused.
 
     Returns:
         A net on images [n, H, W] or [n, H, W, channels], with outputs [n, outputs] or embeddings
@@ -75,7 +77,7 @@ def convnet(
     for block in blocks:
         least *= block.stride * (2 if block.pool else 1)
     module = _ConvNet(tuple(blocks), outputs, group_size, eps)
-    return _net(module, "convnet", _as_images(least))
+    return _net(module, "convnet", _as_images(least, channels))
 
 
 class _ConvNet(nn.Module):

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from lml_jax import train
+from lml_jax import storage, train
 from lml_jax.checkpoint import Stopped
 from lml_jax.data.arrays import from_arrays
 from lml_jax.experiments.fewshot.run import FEWSHOT, over_seeds, run_fewshot, summary_of
@@ -152,8 +152,8 @@ def test_a_diverged_part_keeps_the_rows_of_the_others(tmp_path):
     written = read_metrics(tmp_path / "out")
     assert [r["learner"] for r in written["runs"]] == ["a", "bad"]
     assert written["diverged"] == "bad_seed0: not finite at step 3"
-    with np.load(tmp_path / "out" / "last_good_bad_seed0.npz") as archive:
-        np.testing.assert_array_equal(archive["w"], [1, 1])
+    last_good = storage.load(tmp_path / "out" / "last_good_bad_seed0.npz")
+    np.testing.assert_array_equal(last_good["w"], [1, 1])
 
 
 @pytest.mark.parametrize(
@@ -202,3 +202,12 @@ def test_a_record_is_json(tmp_path):
     written = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert written["config"]["inner_rate"] == record["config"]["inner_rate"] == 0.001
     assert None not in (written["config"]["shots"], written["config"]["report_step"])
+
+
+def test_a_folder_in_use_is_refused_by_name(tmp_path):
+    with (
+        opened(tmp_path / "run"),
+        pytest.raises(BlockingIOError, match="is in use by process"),
+        opened(tmp_path / "run"),
+    ):
+        pass

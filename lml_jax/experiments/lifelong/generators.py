@@ -9,13 +9,14 @@ import optax
 
 from lml_jax import losses, memory, nets
 from lml_jax.checks import known
+from lml_jax.data.stream import Stream
 from lml_jax.generative.gan.gan import conditional_gan
 from lml_jax.generative.gan.retention import RETENTIONS
 from lml_jax.generative.vaml.images import mlp_parts
 from lml_jax.generative.vaml.retention import VAML_RETENTIONS
 from lml_jax.generative.vaml.stream import vaml_stream
 from lml_jax.pixels import check_range
-from lml_jax.types import Batch, Key, Metrics, Stream, StreamGenerator, Task
+from lml_jax.types import Batch, Key, Metrics, StreamGenerator, Task
 
 if TYPE_CHECKING:
     from lml_jax.experiments.lifelong.learners import Context

@@ -7,6 +7,7 @@ import jax
 import optax
 
 from lml_jax import inner, memory
+from lml_jax.data.stream import Stream
 from lml_jax.experiments.fewshot.learners import FewShotContext, few_shot_learners
 from lml_jax.experiments.lifelong.generators import gan, vaml
 from lml_jax.experiments.lifelong.settings import Option, Plan
@@ -17,7 +18,7 @@ from lml_jax.lifelong.label_space import LabelSpace, label_space_of
 from lml_jax.lifelong.lifelong_maml import lifelong_maml
 from lml_jax.lifelong.memory_replay import memory_learner
 from lml_jax.losses import cross_entropy
-from lml_jax.types import Learner, LifelongLearner, Net, Stream, StreamGenerator
+from lml_jax.types import Learner, LifelongLearner, Net, StreamGenerator
 
 Start = Literal["classifier", "embedding", "random"]
 

@@ -1,16 +1,20 @@
 """The data of lifelong runs: background classes, and the stream of each seed."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lml_jax.data.augment import Jitter, jittered
+from lml_jax.data.augment import Jitter, affine
 from lml_jax.data.domains import rotated
+from lml_jax.data.stream import Stream
 from lml_jax.data.streams import class_incremental, domain_incremental
 from lml_jax.experiments.datasets import DataRequest
 from lml_jax.experiments.lifelong.settings import Plan
-from lml_jax.types import Dataset, Stream
+from lml_jax.types import Dataset
+
+JITTERED = partial(affine, jitter=Jitter())  # one object, so that streams share programs
 
 
 class StreamData(NamedTuple):
@@ -57,7 +61,7 @@ def stream_of(plan: Plan, data: StreamData, seed: int) -> Stream:
     else:
         cut = divided(data.train, plan.tasks, plan.classes)
         stream = class_incremental(cut, classes_per_task=plan.classes, **common)
-    return jittered(stream, Jitter()) if s.jitter else stream
+    return replace(stream, augment=JITTERED) if s.jitter else stream
 
 
 def divided(data: Dataset, tasks: int, classes: int) -> Dataset:
