@@ -13,7 +13,7 @@ Reduction = Literal["normalised", "mean", "sum"]
 REDUCTIONS: tuple[Reduction, ...] = ("normalised", "mean", "sum")
 
 
-class Past(NamedTuple):
+class Draw(NamedTuple):
     """Examples of past tasks: x [n, ...], y [n], task int [n], and what each counts, [n]."""
 
     x: Array
@@ -28,9 +28,9 @@ class Past(NamedTuple):
 
 
 class PastLoss(Protocol):
-    """Losses of past examples, each a mean under `past.weight`: scalars by name."""
+    """Losses of past examples, each a mean under their weights: scalars by name."""
 
-    def __call__(self, past: Past, /) -> Metrics: ...  # noqa: D102
+    def __call__(self, past: Draw, /) -> Metrics: ...  # noqa: D102
 
 
 def weights(
@@ -80,7 +80,7 @@ def draw(
     *,
     n: int,
     task: Array | None = None,
-) -> Past:
+) -> Draw:
     """n examples from the bank, with replacement: of `task`, or of all that is stored.
 
     Args:
@@ -98,7 +98,7 @@ def draw(
     real = counts > 0
     x = jnp.where(real.reshape(-1, *[1] * (x.ndim - 1)), x, turns)
     y = jnp.where(real.reshape(-1, *[1] * (y.ndim - 1)), y, jnp.zeros_like(y))
-    return Past(x, y, stored if task is None else jnp.full(n, task), counts)
+    return Draw(x, y, stored if task is None else jnp.full(n, task), counts)
 
 
 def estimate(
@@ -143,7 +143,8 @@ def estimate(
         keys = jax.random.split(key_item, w.shape[0])
         each = jax.vmap(lambda j, k: loss(draw(bank, memory, filler, k, n=n, task=j)))(tasks, keys)
         return jax.tree.map(lambda value: jnp.sum(w * value), each)
-    p = jnp.where(total > 0, w, 1.0)
-    task = jax.random.categorical(key_task, jnp.where(p > 0, jnp.log(jnp.maximum(p, 1e-30)), -jnp.inf))
+    # Where a weight is 0 its logarithm would be an infinity that JAX_DEBUG_INFS stops at.
+    log_w = jnp.log(jnp.where(w > 0, w, 1.0)) + jnp.where((w > 0) | (total == 0), 0.0, -1e9)
+    task = jax.random.categorical(key_task, log_w)
     value = loss(draw(bank, memory, filler, key_item, n=n, task=task))
     return jax.tree.map(lambda scalar: total * scalar, value)

@@ -30,3 +30,4 @@ from lml_jax.losses.weights import concatenated as concatenated
 from lml_jax.losses.weights import fill_padding as fill_padding
 from lml_jax.losses.weights import labelled as labelled
 from lml_jax.losses.weights import weighted_mean as weighted_mean
+from lml_jax.losses.weights import weights_of as weights_of

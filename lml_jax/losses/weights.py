@@ -90,7 +90,7 @@ def labelled(batch: Batch, labels: Array | None = None) -> Array:
         >>> labelled(batch, jnp.array([False, True])).tolist()
         [0.0, 1.0, 0.0]
     """
-    weight = _weight(batch)
+    weight = weights_of(batch)
     lengths = [part.shape[0] for part in (*jax.tree.leaves(batch.x), batch.y, weight)]
     if len(set(lengths)) > 1:
         raise ValueError(f"x, y and weight must be of one length, got {lengths}")
@@ -158,7 +158,7 @@ def concatenated(a: Batch, b: Batch) -> Batch:
         a, b = a._replace(y=as_labels(a.y)), b._replace(y=as_labels(b.y))
     weight = None
     if a.weight is not None or b.weight is not None:
-        parts = [_weight(part) for part in (a, b)]
+        parts = [weights_of(part) for part in (a, b)]
         dtype = wider(parts[0].dtype, parts[1].dtype)
         weight = jnp.concatenate([part.astype(dtype) for part in parts])
 
@@ -173,7 +173,8 @@ def concatenated(a: Batch, b: Batch) -> Batch:
     return Batch(jax.tree.map(join, a.x, b.x), join(a.y, b.y), weight)
 
 
-def _weight(batch: Batch) -> Array:
+def weights_of(batch: Batch) -> Array:
+    """Weights of the examples as floats [n]: 1 each where `batch` has none."""
     if batch.weight is None:
         return jnp.ones(jax.tree.leaves(batch.x)[0].shape[0], jnp.float32)
     weight = jnp.asarray(batch.weight)

@@ -5,6 +5,7 @@ last hidden layer of a classifier trained on the real training data. All are fit
 to train something is in `metrics.trained`.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -310,7 +311,7 @@ def _class_deviations(
 def _ratio(a: Array, b: Array, undefined: float = jnp.nan) -> Array:
     """a / b where b > 0."""
     ratio = a / jnp.where(b > 0, b, 1.0)
-    if jnp.isnan(undefined):
+    if math.isnan(undefined):
         return undefined_where(~(b > 0), ratio)
     return jnp.where(b > 0, ratio, undefined)
 

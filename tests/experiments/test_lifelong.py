@@ -16,7 +16,7 @@ from lml_jax.experiments.lifelong.run import run_lifelong
 from lml_jax.experiments.lifelong.settings import Lifelong, for_learner, resolve
 from lml_jax.experiments.lifelong.streams import background_of, divided, load, stream_of
 from lml_jax.experiments.runner import Place
-from lml_jax.lifelong.baselines import finetune
+from lml_jax.lifelong.finetune import finetune
 
 SMALL = Lifelong(tasks=2, classes_per_task=2, steps=2, train_per_class=12, test_per_class=8,
                  meta_batch=2, past_batch=4, capacity=8, width=16, start_steps=2, start_ways=4,

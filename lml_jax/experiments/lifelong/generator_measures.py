@@ -12,7 +12,7 @@ from lml_jax.data.stream import Stream
 from lml_jax.experiments.lifelong.learners import Context
 from lml_jax.experiments.record import Record
 from lml_jax.experiments.runner import Place
-from lml_jax.lifelong.run import StreamRun
+from lml_jax.lifelong.results import StreamRun
 from lml_jax.metrics import generators as measures
 from lml_jax.metrics.on_stream import diversity_of, grid_labels, judge_of
 

@@ -1,7 +1,7 @@
 """Generators of the classes of a stream, as the generative learners train them."""
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import optax
 from lml_jax import losses, memory, nets
 from lml_jax.checks import known
 from lml_jax.data.stream import Stream
+from lml_jax.experiments.lifelong.settings import two_of
 from lml_jax.generative.gan.gan import conditional_gan
 from lml_jax.generative.gan.retention import RETENTIONS
 from lml_jax.generative.vaml.images import mlp_parts
@@ -49,7 +50,7 @@ def gan(c: "Context") -> StreamGenerator:
         condition="both" if again else "class",
         retention=retention(discriminator, memory.class_balanced(s.per_class, classes=classes)),
         retention_weight=c.plan.retention_weight,
-        reduction=_reduction(c.plan),
+        reduction=two_of(c.plan.reduction),
         past_batch=c.plan.past_batch,
     )
     return in_range(c.stream, generator)
@@ -78,7 +79,7 @@ def vaml(c: "Context") -> StreamGenerator:
         classes=c.stream.classes,
         retention=retention(),
         retention_weight=c.plan.retention_weight,
-        reduction=_reduction(c.plan),
+        reduction=two_of(c.plan.reduction),
         past_batch=c.plan.past_batch,
     )
     return in_range(c.stream, generator)
@@ -119,12 +120,6 @@ def in_range(stream: Stream, generator: StreamGenerator) -> StreamGenerator:
         encode=lambda state, support, key: generator.encode(state, to(support), key),
         sample=lambda state, code, key, *, n: back(generator.sample(state, code, key, n=n)),
     )
-
-
-def _reduction(plan: "Plan") -> Literal["sum", "mean"]:
-    if plan.reduction == "normalised":
-        raise ValueError("reduction of a generator must be sum or mean, got 'normalised'")
-    return plan.reduction
 
 
 def _rate(plan: "Plan") -> optax.Schedule:

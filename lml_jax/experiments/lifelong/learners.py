@@ -12,8 +12,9 @@ from lml_jax.experiments.fewshot.learners import FewShotContext, few_shot_learne
 from lml_jax.experiments.lifelong.generators import gan, vaml
 from lml_jax.experiments.lifelong.settings import Option, Plan
 from lml_jax.learners.maml import maml
-from lml_jax.lifelong.baselines import finetune, joint
+from lml_jax.lifelong.finetune import finetune
 from lml_jax.lifelong.generative_replay import lifelong_generative
+from lml_jax.lifelong.joint import joint
 from lml_jax.lifelong.label_space import LabelSpace, label_space_of
 from lml_jax.lifelong.lifelong_maml import lifelong_maml
 from lml_jax.lifelong.memory_replay import memory_learner
@@ -137,7 +138,7 @@ def _memory(c: Context) -> LifelongLearner:
         c.space,
         bank=memory.class_balanced(s.per_class, classes=c.stream.classes),
         retention_weight=c.plan.retention_weight,
-        reduction=c.plan.reduction,
+        reduction=two_of(c.plan.reduction),
         every_task=s.every_task,
         shots=s.memory_shots,
         past_batch=c.plan.past_batch,

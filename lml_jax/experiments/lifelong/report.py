@@ -7,7 +7,8 @@ import numpy as np
 from lml_jax import metrics, plots
 from lml_jax.experiments.lifelong.settings import Plan
 from lml_jax.experiments.record import Record, tree_bytes, versions
-from lml_jax.lifelong.run import StreamRun
+from lml_jax.lifelong.generative_replay import Replay
+from lml_jax.lifelong.results import StreamRun
 
 COLUMNS = {
     "acc": "accuracy",
@@ -55,12 +56,14 @@ def record_of(plan: Plan, row: int, run: StreamRun) -> Record:
         "R_adapted": run.R_adapted,
         "shots": s.shots,
         "batch_statistics": "group" if plan.net.kind == "conv" else None,
+        "class_accuracy": run.class_accuracy[row],
         "online_accuracy": metrics.online_accuracy(run.online[:row]) if row else None,
         "seconds": run.seconds,
         "bytes": {
             "params": tree_bytes(state.train.params),
             "bank": tree_bytes(state.memory),
             "own": tree_bytes(state.own),
+            "generator": tree_bytes(state.own.generator) if isinstance(state.own, Replay) else 0,
         },
         "config": plan.config,
         "versions": versions(),

@@ -33,7 +33,7 @@ from lml_jax.experiments.lifelong.settings import (
 from lml_jax.experiments.lifelong.streams import StreamData, background_of, load, stream_of
 from lml_jax.experiments.record import Record, save_params
 from lml_jax.experiments.runner import Part, Place, check_time, run_parts
-from lml_jax.lifelong.run import StreamRun
+from lml_jax.lifelong.results import StreamRun
 from lml_jax.lifelong.run import run as run_stream
 from lml_jax.settings import check_seeds
 from lml_jax.types import Dataset, LifelongLearner, Metrics, Params
@@ -91,7 +91,7 @@ def run_lifelong(
 
     Example:
         >>> from lml_jax.experiments.lifelong.settings import Lifelong
-        >>> from lml_jax.lifelong.baselines import finetune
+        >>> from lml_jax.lifelong.finetune import finetune
         >>> def mine(c):
         ...     return finetune(c.classifier, c.tx, c.space)
         >>> result = run_lifelong(Lifelong(), "runs/mine",
@@ -193,7 +193,8 @@ def run_one(
     """
     plan, stream = built.context.plan, built.context.stream
     params, kind = None, built.entry.start
-    about = {"start": "random", **about, "bound": built.entry.bound}
+    labels = {"original": stream.original, "label_names": stream.label_names}
+    about = {"start": "random", **about, **labels, "bound": built.entry.bound}
     if plan.start == "parameters" and background is not None and kind != "random":
         params, found = parameters_of(plan, kind, stream.classes, background, place)
         about |= found

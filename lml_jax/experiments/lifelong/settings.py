@@ -169,6 +169,17 @@ def _start(s: Lifelong, data: DataEntry) -> Literal["features", "parameters", "r
     return "parameters" if changed else s.start or "features"
 
 
+def two_of(reduction: Reduction) -> Literal["sum", "mean"]:
+    """The reduction of a learner that has no normalised weights.
+
+    Raises:
+        ValueError: for "normalised".
+    """
+    if reduction == "normalised":
+        raise ValueError("reduction must be sum or mean for this learner, got 'normalised'")
+    return reduction
+
+
 def for_learner(
     plan: Plan, name: str, *, defaults: Mapping[str, Any], options: Mapping[str, Option]
 ) -> Plan:
