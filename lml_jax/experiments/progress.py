@@ -12,7 +12,7 @@ from lml_jax import train
 from lml_jax.checkpoint import Keeper
 from lml_jax.execution import Execution
 from lml_jax.experiments.runner import Place
-from lml_jax.types import Key, PyTree, Task
+from lml_jax.types import GeneratorStep, Key, PyTree, Task
 
 Sampler = Callable[[Any, Key], Task]  # (data, key) -> tasks
 
@@ -31,7 +31,7 @@ class Trained(NamedTuple):
 
 
 def train_with_bar(
-    step: train.Step,
+    step: train.Step | GeneratorStep,
     sample: Sampler,
     state: Any,
     data: PyTree,
@@ -73,8 +73,16 @@ def train_with_bar(
         return run
     hidden = not place.progress
     with tqdm(total=steps, initial=done, disable=hidden, unit="step", desc=about) as bar:
+        # Nothing is passed to the step after the key.
         for current, values in train.run(
-            step, sample, run.state, data, key, steps=steps - done, scan=how.scan, chunk=how.chunk
+            cast(train.Step, step),
+            sample,
+            run.state,
+            data,
+            key,
+            steps=steps - done,
+            scan=how.scan,
+            chunk=how.chunk,
         ):
             now = int(current.step)
             watched = {

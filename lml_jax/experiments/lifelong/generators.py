@@ -87,7 +87,7 @@ def vaml(c: "Context") -> StreamGenerator:
 
 def shape_of(stream: Stream) -> tuple[int, ...]:
     """Shape of one image of a stream."""
-    return jax.eval_shape(stream.train, 0).x.shape[1:]
+    return jax.tree.leaves(stream.x)[0].shape[1:]
 
 
 def in_range(stream: Stream, generator: StreamGenerator) -> StreamGenerator:

@@ -3,14 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-import jax
 import optax
 
 from lml_jax import inner, memory
 from lml_jax.data.stream import Stream
 from lml_jax.experiments.fewshot.learners import FewShotContext, few_shot_learners
 from lml_jax.experiments.lifelong.generators import gan, vaml
-from lml_jax.experiments.lifelong.settings import Option, Plan
+from lml_jax.experiments.lifelong.settings import Option, Plan, two_of
 from lml_jax.learners.maml import maml
 from lml_jax.lifelong.finetune import finetune
 from lml_jax.lifelong.generative_replay import lifelong_generative
@@ -164,9 +163,8 @@ def _generative(c: Context) -> LifelongLearner:
 
 def _joint(c: Context) -> LifelongLearner:
     s = c.plan.settings
-    size = jax.eval_shape(c.stream.train, 0).x.shape[0]
     per_episode = (s.shots + s.queries) * c.plan.classes
-    return joint(c.classifier, c.tx, c.space, capacity=size, past_batch=per_episode)
+    return joint(c.classifier, c.tx, c.space, capacity=c.stream.train_size, past_batch=per_episode)
 
 
 _GENERATIVE = {"past_batch": examples_per_step, "reduction": "mean"}
