@@ -92,9 +92,9 @@ def lowering(name: str | None) -> Iterator[None]:
 
     Args:
       name: "patches", patches and one batched matrix product; "grouped", one convolution with a
-        group of channels per task, which is what `vmap` of `lax.conv_general_dilated` gives;
-        "loop", a `lax.map` over tasks; "unrolled", one convolution per task, side by side in the
-        program; None, what is chosen for the platform.
+        group of channels per task, and its transposes; "vmap", the same, but with gradients that
+        are `vmap` of one task's; "loop", a `lax.map` over tasks; "unrolled", one convolution per
+        task, side by side in the program; None, what is chosen for the platform.
 
     Raises:
       ValueError: for an unknown name.
@@ -174,14 +174,37 @@ def _native(a: Array, b: Array, *, out: str, **sizes: Any) -> Array:
     return jnp.stack([_native_one(a[t], b[t], out=out, **sizes) for t in range(a.shape[0])])
 
 
-def _grouped(a: Array, b: Array, *, out: str, **sizes: Any) -> Array:
-    """One convolution for all tasks, each a group of channels."""
+def _vmapped(a: Array, b: Array, *, out: str, **sizes: Any) -> Array:
+    """Each of the three forms by `vmap`: a grouped convolution with the form's own window."""
     return jax.vmap(partial(_native_one, out=out, **sizes))(a, b)
 
 
+def _grouped(a: Array, b: Array, *, out: str, **sizes: Any) -> Array:
+    """One convolution for all tasks, each a group of channels, and the transposes JAX makes of it.
+
+    XLA recognises these transposes as the gradients of a convolution.
+    """
+    return _transposes_of(jax.vmap(partial(_native_one, out="y", **sizes)), a, b, out, **sizes)
+
+
 def _loop(a: Array, b: Array, *, out: str, **sizes: Any) -> Array:
-    """One ordinary convolution a task, one after another."""
-    return lax.map(lambda ab: _native_one(*ab, out=out, **sizes), (a, b))
+    """One ordinary convolution a task, or a transpose of it, one after another."""
+
+    def one(ab: tuple[Array, Array]) -> Array:
+        single = partial(_native_one, out="y", **sizes)
+        a, b = (v[None] for v in ab)
+        return _transposes_of(lambda x, w: single(x[0], w[0])[None], a, b, out, **sizes)[0]
+
+    return lax.map(one, (a, b))
+
+
+def _transposes_of(convolve: Any, a: Array, b: Array, out: str, **sizes: Any) -> Array:
+    """`convolve`(x, w), or its transpose to x or w."""
+    if out == "y":
+        return convolve(a, b)
+    given = (lambda x: convolve(x, a)) if out == "x" else (lambda w: convolve(a, w))
+    wanted = jax.ShapeDtypeStruct(_out_shape(out, a, b, **sizes), a.dtype)
+    return jax.linear_transpose(given, wanted)(b)[0]
 
 
 def _native_one(
@@ -314,7 +337,13 @@ def _cpu(a: Array, b: Array, *, out: str, **sizes: Any) -> Array:
     return (_patches if patches else _native)(a, b, out=out, **sizes)
 
 
-LOWERINGS = {"patches": _patches, "grouped": _grouped, "loop": _loop, "unrolled": _native}
+LOWERINGS = {
+    "patches": _patches,
+    "grouped": _grouped,
+    "vmap": _vmapped,
+    "loop": _loop,
+    "unrolled": _native,
+}
 
 
 def _lowered(default: Any) -> Any:
