@@ -176,7 +176,7 @@ def _native(a: Array, b: Array, *, out: str, **sizes: Any) -> Array:
 
 def _vmapped(a: Array, b: Array, *, out: str, **sizes: Any) -> Array:
     """Each of the three forms by `vmap`: a grouped convolution with the form's own window."""
-    return jax.vmap(partial(_native_one, out=out, **sizes))(a, b)
+    return jax.vmap(lambda a, b: _native_one(a, b, out=out, **sizes))(a, b)
 
 
 def _grouped(a: Array, b: Array, *, out: str, **sizes: Any) -> Array:
@@ -184,16 +184,19 @@ def _grouped(a: Array, b: Array, *, out: str, **sizes: Any) -> Array:
 
     XLA recognises these transposes as the gradients of a convolution.
     """
-    return _transposes_of(jax.vmap(partial(_native_one, out="y", **sizes)), a, b, out, **sizes)
+    convolve = jax.vmap(lambda x, w: _native_one(x, w, out="y", **sizes))
+    return _transposes_of(convolve, a, b, out, **sizes)
 
 
 def _loop(a: Array, b: Array, *, out: str, **sizes: Any) -> Array:
     """One ordinary convolution a task, or a transpose of it, one after another."""
 
     def one(ab: tuple[Array, Array]) -> Array:
-        single = partial(_native_one, out="y", **sizes)
-        a, b = (v[None] for v in ab)
-        return _transposes_of(lambda x, w: single(x[0], w[0])[None], a, b, out, **sizes)[0]
+        def convolve(x: Array, w: Array) -> Array:
+            return _native_one(x[0], w[0], out="y", **sizes)[None]
+
+        a, b = ab
+        return _transposes_of(convolve, a[None], b[None], out, **sizes)[0]
 
     return lax.map(one, (a, b))
 
