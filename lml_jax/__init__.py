@@ -1,8 +1,8 @@
 """Meta-learning-based lifelong learning in functional JAX. A table of contents, and no logic."""
 
-from lml_jax import classifiers as classifiers
 from lml_jax import cpu as cpu
 from lml_jax import evaluate as evaluate
+from lml_jax import heads as heads
 from lml_jax import inner as inner
 from lml_jax import losses as losses
 from lml_jax import memory as memory

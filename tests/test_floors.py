@@ -10,7 +10,7 @@ FLOORS = {
     "types": 0, "checks": 0, "atomic_write": 0, "cpu": 0, "nets._batched_conv": 0,
     "losses": 1, "metrics": 1, "inner": 1, "memory": 1, "parallel": 1, "nets": 1,
     "checkpoint": 1, "data": 1,
-    "classifiers": 2, "metrics.trained": 2,
+    "heads": 2, "metrics.trained": 2,
     "learners": 3, "train": 3,
     "generative": 4,  # a step of a generator is a train step
     "lifelong": 5, "evaluate": 5, "metrics.augmentation": 5,

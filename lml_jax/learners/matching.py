@@ -9,7 +9,7 @@ from jax import Array
 
 from lml_jax import losses
 from lml_jax.checks import known
-from lml_jax.classifiers import check_complete, width_of
+from lml_jax.heads.learner import check_complete, width_of
 from lml_jax.types import Batch, Context, Key, Learner, Net, Params
 
 KERNELS = ("cosine", "squared")
@@ -112,7 +112,10 @@ def matching(
         if context is not None:
             g = context.support(params["context"], g, fast.weight)
             f = context.query(params["context"], f, g, fast.weight)
-        alike = _cosine(f, g) if kernel == "cosine" else -losses.squared_distances(f, g)
+        if kernel == "cosine":
+            alike = _cosine(f, g)
+        else:
+            alike = -losses.squared_distances(f, g, where=fast.weight > 0)
         return class_scores(jnp.exp(params["log_tau"]) * alike, fast, classes)
 
     return Learner(init, adapt, predict)
@@ -133,5 +136,7 @@ def class_scores(scores: Array, fast: Attended, classes: int) -> Array:
 
 def _cosine(f: Array, g: Array) -> Array:
     """Cosines [q, n] of f [q, d] and g [n, d]; an embedding of zeros has the cosine 0."""
+    dtype = jnp.promote_types(jnp.promote_types(f.dtype, g.dtype), jnp.float32)
+    f, g = f.astype(dtype), g.astype(dtype)  # the squares of half precision overflow
     f, g = (v * jax.lax.rsqrt(jnp.square(v).sum(1, keepdims=True) + 1e-12) for v in (f, g))
     return f @ g.T
