@@ -49,9 +49,7 @@ def solve(a: Array, b: Array) -> Array:
         x = jax.scipy.linalg.cho_solve((factor, True), right)
         return x + jax.scipy.linalg.cho_solve((factor, True), right - matmul(unit, x))
 
-    x = jax.lax.custom_linear_solve(
-        lambda v: matmul(unit, v), scale * b, refined, symmetric=True
-    )
+    x = jax.lax.custom_linear_solve(lambda v: matmul(unit, v), scale * b, refined, symmetric=True)
     return scale * x
 
 

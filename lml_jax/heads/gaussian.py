@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from lml_jax import losses
+from lml_jax.checks import known
 from lml_jax.heads._sums import centred, nonzero
 from lml_jax.heads.head import Head
 from lml_jax.heads.statistics import Statistics, empty, forget
-from lml_jax.checks import known
 from lml_jax.types import Params
 
 PREDICTIVES = ("map", "bayes")
@@ -32,9 +32,7 @@ class Posterior(NamedTuple):
     b: Array
 
 
-def gaussian(
-    *, predictive: str = "bayes", alpha: float = 100.0, beta: float = 1000.0
-) -> Head:
+def gaussian(*, predictive: str = "bayes", alpha: float = 100.0, beta: float = 1000.0) -> Head:
     """A Gaussian for each class and feature, its mean and precision inferred from the examples.
 
     Prior: precision rho ~ Gamma(alpha, beta), mean mu flat. With n examples of mean m and spread

@@ -5,11 +5,11 @@ import math
 import jax
 import jax.numpy as jnp
 
+from lml_jax.checks import known
 from lml_jax.heads._solve import Affine, affine_logits, solve
 from lml_jax.heads._sums import centred
 from lml_jax.heads.head import Head
 from lml_jax.heads.statistics import Statistics, empty
-from lml_jax.checks import known
 from lml_jax.types import Params
 
 PRIORS = ("uniform", "frequency")

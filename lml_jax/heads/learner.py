@@ -24,7 +24,7 @@ def head_learner(net: Net, head: Head, *, classes: int) -> Learner:
     """A few-shot learner that embeds examples and classifies the embeddings in closed form.
 
     The parameters are {"net", "head"}: the encoder's, and what of the head can be meta-trained.
-    `fast` is the `Statistics` of the embedded support sets so far, so `adapt` with `fast` gives what
+    `fast` is the `Statistics` of the embedded support sets so far. `adapt` with `fast` gives what
     all examples at once would give, in any order, as long as the embedding of an example does not
     depend on its batch: a net with batch statistics is frozen for that, see `Net.freeze`. A class
     of the support set that `labels` leaves out is not learned.
@@ -82,9 +82,7 @@ def head_learner(net: Net, head: Head, *, classes: int) -> Learner:
     return Learner(init, adapt, predict)
 
 
-def predictor(
-    net: Net, head: Head, params: Params, fast: Statistics
-) -> Callable[[Array], Array]:
+def predictor(net: Net, head: Head, params: Params, fast: Statistics) -> Callable[[Array], Array]:
     """Predictions of many batches by one fit: x [n, ...] -> logits [n, C].
 
     Args:

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from lml_jax import losses
+from lml_jax.checks import known
 from lml_jax.heads._sums import centred, matmul
 from lml_jax.heads.head import Head
 from lml_jax.heads.statistics import Statistics, empty, forget
-from lml_jax.checks import known
 from lml_jax.types import Params
 
 DISTANCES = ("squared", "euclidean", "cosine")
@@ -26,9 +26,7 @@ class Centres(NamedTuple):
     tau: Array
 
 
-def nearest_mean(
-    *, distance: str = "squared", temperature: bool = False, tau: float = 1.0
-) -> Head:
+def nearest_mean(*, distance: str = "squared", temperature: bool = False, tau: float = 1.0) -> Head:
     """The nearest class mean.
 
     p(y = k | z) is proportional to exp(-tau d(z, c_k)), c_k the mean of class k. Its parameters

@@ -94,7 +94,7 @@ def regression(stats: Statistics, strength: Array | float, *, intercept: bool = 
         `Affine`.
 
     Example:
-        >>> stats = learn_two = empty(2, 1, scatter=True)
+        >>> stats = empty(2, 1, scatter=True)
         >>> float(regression(stats, 1.0).weight.sum())
         0.0
     """
@@ -149,8 +149,9 @@ def choose_strength(
         >>> key_z, key_y = jax.random.split(jax.random.key(0))
         >>> y = jax.random.randint(key_y, (40,), 0, 2)
         >>> z = y[:, None] + jax.random.normal(key_z, (40, 3))
-        >>> parts = (learn(empty(2, 3, scatter=True), z[a], y[a]) for a in (slice(30), slice(30, 40)))
-        >>> strength, errors = choose_strength(*parts)
+        >>> none = empty(2, 3, scatter=True)
+        >>> train, held_out = learn(none, z[:30], y[:30]), learn(none, z[30:], y[30:])
+        >>> strength, errors = choose_strength(train, held_out)
         >>> errors.shape
         (13,)
 

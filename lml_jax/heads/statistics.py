@@ -19,6 +19,7 @@ from lml_jax.heads._sums import (
     two_sum,
 )
 
+
 def empty(classes: int, dim: int, *, spread: bool = False, scatter: bool = False) -> Statistics:
     """Statistics of C classes of d features before any example.
 
@@ -161,7 +162,12 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
 
     zero = jnp.zeros_like(m.count)
     between = zero if m.scatter is None else matmul(delta.T, cross * delta)
-    pairs = (total("count", zero), mean, total("spread", cross * delta**2), total("scatter", between))
+    pairs = (
+        total("count", zero),
+        mean,
+        total("spread", cross * delta**2),
+        total("scatter", between),
+    )
     return Statistics(*(Moments(*part) for part in zip(*pairs, strict=True)))
 
 

@@ -92,7 +92,7 @@ def squared_distances(
     # Not the mean of z: a far query would change, and a NaN spoil, the distances of the others.
     counts = jnp.ones(c.shape[0], bool) if where is None else where
     c = jnp.where(counts[:, None], c, 0.0)
-    share = counts / jnp.maximum(counts.sum(), 1).astype(dtype)
+    share = counts.astype(dtype) / jnp.maximum(counts.sum(), 1).astype(dtype)
     offset = jax.lax.stop_gradient((c * share[:, None]).sum(0))[None, :]
     z, c = z - offset, jnp.where(counts[:, None], c - offset, 0.0)
 
