@@ -16,12 +16,12 @@ _BLOCK = 1024  # examples in one matrix product: bounds its memory and its round
 class Moments(NamedTuple):
     """Moments of C classes of features z [n, d] with weights w [n].
 
-    `count` [C] is n_k = sum w_i, `mean` [C, d] is m_k = sum w_i z_i / n_k, both over y_i = k.
+    `total` [C] is n_k = sum w_i, `mean` [C, d] is m_k = sum w_i z_i / n_k, both over y_i = k.
     `spread` [C, d] is sum w_i (z_i - m_k)^2 of each class, or None where it is not needed.
     `scatter` [d, d] is sum_k sum w_i (z_i - m_k)(z_i - m_k)^T, shared by all classes, or None.
     """
 
-    count: Array
+    total: Array
     mean: Array
     spread: Array | None = None
     scatter: Array | None = None
@@ -39,7 +39,7 @@ class Statistics(NamedTuple):
     @property
     def classes(self) -> int:
         """Number of classes C."""
-        return self.moments.count.shape[0]
+        return self.moments.total.shape[0]
 
     @property
     def dim(self) -> int:
@@ -79,34 +79,35 @@ def _block(stats: Statistics, z: Array, y: Array, weight: Array) -> Statistics:
     member = jax.nn.one_hot(y, classes, axis=0, dtype=z.dtype) * weight[None, :]
 
     added = member.sum(1) + poison
-    count, count_low = two_sum(m.count, low.count, added)
+    total, total_low = two_sum(m.total, low.total, added)
     # Counts that cancel do so up to the rounding of fractional weights.
-    gone = count <= 1e-6 * jnp.abs(added)
+    gone = total <= 1e-6 * jnp.abs(added)
     # The deviations are from the mean so far, or, of a class that is new, from its first example:
     # the sums below do not depend on which.
-    old = (m.count > 0)[:, None]
+    old = (m.total > 0)[:, None]
     first = jax.lax.stop_gradient(z)[jnp.argmax(member != 0, axis=1)]
     base, base_low = jnp.where(old, m.mean, first), jnp.where(old, low.mean, 0.0)
     before = jnp.where(counts[:, None], (z - base[y]) - base_low[y], 0.0)
-    step = matmul(member, before) / nonzero(count)[:, None] + poison
+    step = matmul(member, before) / nonzero(total)[:, None] + poison
     step = jnp.where(gone[:, None], 0.0, step)
     after = jnp.where(counts[:, None], before - step[y], 0.0)
 
-    mean, mean_low = two_sum(base, base_low, step)
-    mean, mean_low = (jnp.where(gone[:, None], 0.0, part) for part in (mean, mean_low))
-    count, count_low = (jnp.where(gone, 0.0, part) for part in (count, count_low))
-    spread, spread_low = m.spread, low.spread
-    if m.spread is not None:
+    def cleared(pair: tuple[Array, Array]) -> tuple[Array, Array]:
+        of = gone.reshape(-1, *[1] * (pair[0].ndim - 1))
+        return jnp.where(of, 0.0, pair[0]), jnp.where(of, 0.0, pair[1])
+
+    total, total_low = cleared((total, total_low))
+    mean, mean_low = cleared(two_sum(base, base_low, step))
+    spread, scatter = (m.spread, low.spread), (m.scatter, low.scatter)
+    if m.spread is not None and low.spread is not None:
         product = matmul(member, before * after) + poison
-        spread, spread_low = two_sum(m.spread, low.spread, product)
-        spread, spread_low = (jnp.where(gone[:, None], 0.0, part) for part in (spread, spread_low))
-    scatter, scatter_low = m.scatter, low.scatter
-    if m.scatter is not None:
+        spread = cleared(two_sum(m.spread, low.spread, product))
+    if m.scatter is not None and low.scatter is not None:
         product = matmul((before * weight[:, None]).T, after) + poison
-        scatter, scatter_low = two_sum(m.scatter, low.scatter, product)
+        scatter = two_sum(m.scatter, low.scatter, product)
     return Statistics(
-        Moments(count, mean, spread, scatter),
-        Moments(count_low, mean_low, spread_low, scatter_low),
+        Moments(total, mean, spread[0], scatter[0]),
+        Moments(total_low, mean_low, spread[1], scatter[1]),
     )
 
 
@@ -125,12 +126,35 @@ def centred(stats: Statistics) -> tuple[Array, Array, Array]:
     rounding error of the means is added to what remains, where it counts. It depends on no query.
     A class without examples has its mean at the offset.
     """
-    (m, low) = stats
-    seen = m.count != 0  # NaN counts as seen: a wrong label inside jit shows in the logits
-    share = seen / jnp.maximum(seen.sum(), 1)
+    m, low = stats
+    seen = m.total != 0  # NaN counts as seen: a wrong label inside jit shows in the logits
+    share = seen.astype(m.mean.dtype)
+    share = share / jnp.maximum(share.sum(), 1.0)
     offset = jax.lax.stop_gradient((m.mean * share[:, None]).sum(0))
     means = jnp.where(seen[:, None], (m.mean - offset[None, :]) + low.mean, 0.0)
     return offset, means, seen
+
+
+def spread_of(stats: Statistics) -> Array:
+    """The squared deviations [C, d] of each class.
+
+    Raises:
+        ValueError: for statistics without them.
+    """
+    if stats.moments.spread is None:
+        raise ValueError("this head needs statistics with a spread, as its own `init` makes them")
+    return stats.moments.spread
+
+
+def scatter_of(stats: Statistics) -> Array:
+    """The scatter matrix [d, d] of all classes.
+
+    Raises:
+        ValueError: for statistics without it.
+    """
+    if stats.moments.scatter is None:
+        raise ValueError("this head needs statistics with a scatter, as its own `init` makes them")
+    return stats.moments.scatter
 
 
 def nonzero(count: Array) -> Array:

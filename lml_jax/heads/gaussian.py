@@ -9,7 +9,7 @@ from jax import Array
 
 from lml_jax import losses
 from lml_jax.checks import known
-from lml_jax.heads._sums import centred, nonzero
+from lml_jax.heads._sums import centred, nonzero, spread_of
 from lml_jax.heads.head import Head
 from lml_jax.heads.statistics import Statistics, empty, forget
 from lml_jax.types import Params
@@ -21,13 +21,13 @@ _CELLS = 1 << 24  # numbers [n, C, d] held at a time
 class Posterior(NamedTuple):
     """The posterior of each class: mean [C, d] minus `offset` [d], precision rho ~ Gamma(a, b).
 
-    `a` [C], `b` [C, d], `count` [C] (1 for a class without examples), `seen` bool [C].
+    `a` [C], `b` [C, d], `total` [C] (1 for a class without examples), `seen` bool [C].
     """
 
     means: Array
     offset: Array
     seen: Array
-    count: Array
+    total: Array
     a: Array
     b: Array
 
@@ -78,10 +78,10 @@ def gaussian(*, predictive: str = "bayes", alpha: float = 100.0, beta: float = 1
 
     def fit(params: Params, stats: Statistics) -> Posterior:
         offset, means, seen = centred(stats)
-        n = nonzero(stats.moments.count)
+        n = nonzero(stats.moments.total)
         a = 0.5 + jnp.exp(params["log_alpha"]) + (n - 1) / 2
         # Sums that cancel can end below 0 by a rounding.
-        b = jnp.exp(params["log_beta"]) + jnp.maximum(stats.moments.spread, 0.0) / 2
+        b = jnp.exp(params["log_beta"]) + jnp.maximum(spread_of(stats), 0.0) / 2
         return Posterior(means, offset, seen, n, a, b)
 
     def predict(fitted: Posterior, z: Array) -> Array:
@@ -109,7 +109,7 @@ def _log_student(of: Posterior, z: Array) -> Array:
     is large: only its remainder, which vanishes as a grows, is added.
     """
     features = z.shape[1]
-    a, wider = of.a[:, None], (1 + 1 / of.count)[:, None]
+    a, wider = of.a[:, None], (1 + 1 / of.total)[:, None]
     heights = -0.5 * jnp.log(2 * jnp.pi * (of.b / a) * wider).sum(1)
     heights = heights + features * _gamma_ratio(of.a)
     scale = 2 * of.b * wider

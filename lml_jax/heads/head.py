@@ -1,6 +1,5 @@
 """The record of a head: a closed-form classifier that learns from sufficient statistics."""
 
-from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeAlias
 
 from jax import Array
@@ -13,13 +12,48 @@ from lml_jax.types import Params
 Fitted: TypeAlias = Params  # a pytree of arrays: what a head computes from its statistics
 
 
+class ParamsFn(Protocol):
+    """Initial values of what can be meta-trained: a pytree of scalars, maybe empty."""
+
+    def __call__(self) -> Params: ...
+
+
+class InitFn(Protocol):
+    """Statistics of no example of C classes of d features."""
+
+    def __call__(self, classes: int, dim: int) -> Statistics: ...
+
+
+class FitFn(Protocol):
+    """The classifier that the statistics give, ready for queries; differentiable."""
+
+    def __call__(self, params: Params, stats: Statistics, /) -> Fitted: ...
+
+
+class PredictFn(Protocol):
+    """Logits [n, C] of features z [n, d], each row by itself; -inf for a class without examples."""
+
+    def __call__(self, fitted: Fitted, z: Array, /) -> Array: ...
+
+
 class LearnFn(Protocol):
-    """Adds examples to the statistics, or takes them away."""
+    """Statistics with, or without, features z [n, d] of labels y [n] and weights [n]."""
 
     def __call__(
         self, stats: Statistics, z: Array, y: Array, weight: Array | None = None
-    ) -> Statistics:
-        """Statistics after features z [n, d] with labels y [n] and weights [n]."""
+    ) -> Statistics: ...
+
+
+class MergeFn(Protocol):
+    """Statistics of two sets of examples together."""
+
+    def __call__(self, a: Statistics, b: Statistics, /) -> Statistics: ...
+
+
+class ForgetFn(Protocol):
+    """Statistics as if one class had not been learned; `label` may be traced."""
+
+    def __call__(self, stats: Statistics, label: Array | int, /) -> Statistics: ...
 
 
 class Head(NamedTuple):
@@ -41,15 +75,14 @@ class Head(NamedTuple):
         [0, 1]
     """
 
-    params: Callable[[], Params]  # () -> initial values of what can be meta-trained
-    init: Callable[[int, int], Statistics]  # (classes, dim) -> statistics of no examples
-    fit: Callable[[Params, Statistics], Fitted]  # (params, stats) -> the classifier
-    predict: Callable[[Fitted, Array], Array]  # (fitted, z [n, d]) -> logits [n, C]
+    params: ParamsFn
+    init: InitFn
+    fit: FitFn
+    predict: PredictFn
     learn: LearnFn = statistics.learn
     unlearn: LearnFn = statistics.unlearn
-    merge: Callable[[Statistics, Statistics], Statistics] = statistics.merge
-    # (stats, label) -> stats without the class; None where the statistics do not allow it
-    forget: Callable[[Statistics, Array | int], Statistics] | None = None
+    merge: MergeFn = statistics.merge
+    forget: ForgetFn | None = None  # None where the statistics do not allow it
 
     def logits(self, stats: Statistics, z: Array, params: Params | None = None) -> Array:
         """Logits [n, C] of features z [n, d]; -inf for a class without examples.

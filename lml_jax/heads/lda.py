@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from lml_jax.checks import known
 from lml_jax.heads._solve import Affine, affine_logits, solve
-from lml_jax.heads._sums import centred
+from lml_jax.heads._sums import centred, scatter_of
 from lml_jax.heads.head import Head
 from lml_jax.heads.statistics import Statistics, empty
 from lml_jax.types import Params
@@ -63,7 +63,7 @@ def lda(*, shrinkage: float = 0.1, prior: str = "uniform") -> Head:
 
     def fit(params: Params, stats: Statistics) -> Affine:
         offset, means, seen = centred(stats)
-        count, scatter = stats.moments.count, stats.moments.scatter
+        count, scatter = stats.moments.total, scatter_of(stats)
         d = stats.dim
         # An example in a class of its own says nothing of the covariance.
         freedom = jnp.maximum(count.sum() - seen.sum(), 1.0)

@@ -10,7 +10,7 @@ from jax import Array
 
 from lml_jax.checks import concrete
 from lml_jax.heads._solve import Affine, affine_logits, solve
-from lml_jax.heads._sums import centred, matmul
+from lml_jax.heads._sums import centred, matmul, scatter_of
 from lml_jax.heads.head import Head
 from lml_jax.heads.statistics import Statistics, empty
 from lml_jax.types import Params
@@ -99,12 +99,12 @@ def regression(stats: Statistics, strength: Array | float, *, intercept: bool = 
         0.0
     """
     offset, means, seen = centred(stats)
-    count = stats.moments.count
+    count = stats.moments.total
     total = jnp.where(count.sum() == 0, 1.0, count.sum())
     middle = (count / total) @ means  # the mean of all examples, minus the offset
     own = means - middle[None, :]
     sums = count[:, None] * own
-    scatter = stats.moments.scatter + matmul(own.T, sums)
+    scatter = scatter_of(stats) + matmul(own.T, sums)
     a = scatter + strength * jnp.eye(stats.dim, dtype=scatter.dtype)
     mean = offset + middle
     if intercept:
@@ -166,14 +166,14 @@ def choose_strength(
             "train and held_out must be statistics of equal shapes, got "
             f"{[train.classes, train.dim]} and {[held_out.classes, held_out.dim]}"
         )
-    counts = concrete(held_out.moments.count)
+    counts = concrete(held_out.moments.total)
     if counts is not None and counts[0].sum() == 0:
         raise ValueError("held_out has no examples: some are needed to choose the strength")
-    count = held_out.moments.count
+    count = held_out.moments.total
 
     def error(strength: Array) -> Array:
         fitted = regression(train, strength, intercept=intercept)
-        within = (fitted.weight * matmul(held_out.moments.scatter, fitted.weight)).sum()
+        within = (fitted.weight * matmul(scatter_of(held_out), fitted.weight)).sum()
         means = matmul(held_out.moments.mean - fitted.offset[None, :], fitted.weight)
         wrong = means + fitted.bias[None, :] - jnp.eye(held_out.classes)
         return (within + (count * jnp.square(wrong).sum(1)).sum()) / count.sum()

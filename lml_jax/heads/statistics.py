@@ -83,7 +83,7 @@ def learn(stats: Statistics, z: Array, y: Array, weight: Array | None = None) ->
     Example:
         >>> z = jnp.array([[1.0], [3.0], [5.0]])
         >>> m = learn(empty(2, 1, spread=True), z, jnp.array([0, 0, 1])).moments
-        >>> m.count.tolist(), m.mean.tolist(), m.spread.tolist()
+        >>> m.total.tolist(), m.mean.tolist(), m.spread.tolist()
         ([2.0, 1.0], [[2.0], [5.0]], [[2.0], [0.0]])
 
     Source:
@@ -145,30 +145,30 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
             f"{jax.tree.map(jnp.shape, a.moments)} and {jax.tree.map(jnp.shape, b.moments)}"
         )
     (m, low), (own, own_low) = a, b
-    share = (own.count / nonzero(m.count + own.count))[:, None]
+    share = (own.total / nonzero(m.total + own.total))[:, None]
     delta = (own.mean - m.mean) + (own_low.mean - low.mean)
-    cross = m.count[:, None] * share
+    cross = m.total[:, None] * share
     moved = two_sum(m.mean, low.mean, share * delta)
     # A class that only b has is b's, without another rounding.
-    new = (m.count == 0)[:, None]
+    new = (m.total == 0)[:, None]
     mean = (jnp.where(new, own.mean, moved[0]), jnp.where(new, own_low.mean, moved[1]))
 
-    def total(name: str, step: Array) -> tuple[Array | None, Array | None]:
+    def added(name: str, step: Array | None) -> tuple[Array | None, Array | None]:
         parts = [getattr(of, name) for of in (m, low, own, own_low)]
-        if parts[0] is None:
+        if parts[0] is None or step is None:
             return None, None
         high, rest = two_sum(*parts[:3])
         return two_sum(high, rest, parts[3] + step)
 
-    zero = jnp.zeros_like(m.count)
-    between = zero if m.scatter is None else matmul(delta.T, cross * delta)
-    pairs = (
-        total("count", zero),
-        mean,
-        total("spread", cross * delta**2),
-        total("scatter", between),
+    total = two_sum(*two_sum(m.total, low.total, own.total), own_low.total)
+    spread = added("spread", cross * delta**2)
+    scatter = (
+        (None, None) if m.scatter is None else added("scatter", matmul(delta.T, cross * delta))
     )
-    return Statistics(*(Moments(*part) for part in zip(*pairs, strict=True)))
+    return Statistics(
+        Moments(total[0], mean[0], spread[0], scatter[0]),
+        Moments(total[1], mean[1], spread[1], scatter[1]),
+    )
 
 
 def forget(stats: Statistics, label: Array | int) -> Statistics:
@@ -184,7 +184,7 @@ def forget(stats: Statistics, label: Array | int) -> Statistics:
 
     Example:
         >>> stats = learn(empty(2, 1), jnp.array([[1.0], [3.0]]), jnp.array([0, 1]))
-        >>> forget(stats, 1).moments.count.tolist()
+        >>> forget(stats, 1).moments.total.tolist()
         [1.0, 0.0]
     """
     if stats.moments.scatter is not None:
