@@ -10,7 +10,7 @@ from jax import Array
 from lml_jax.checks import concrete
 from lml_jax.losses import check_labels
 
-_BLOCK = 1024  # examples in one matrix product: bounds its memory and its rounding error
+_BLOCK = 256  # examples in one matrix product: bounds its memory and its rounding error
 
 
 class Moments(NamedTuple):

@@ -66,7 +66,7 @@ def lda(*, shrinkage: float = 0.1, prior: str = "uniform") -> Head:
         count, scatter = stats.moments.total, scatter_of(stats)
         d = stats.dim
         # An example in a class of its own says nothing of the covariance.
-        freedom = jnp.maximum(count.sum() - seen.sum(), 1.0)
+        freedom = jnp.maximum(count.sum() - seen.astype(count.dtype).sum(), 1.0)
         variance = jnp.trace(scatter) / (d * freedom)
         variance = jnp.where(variance == 0, 1.0, variance)
         # As logarithms' sigmoids, lest 1 - epsilon lose its digits near 1.

@@ -15,7 +15,7 @@ from lml_jax.heads.head import Head
 from lml_jax.heads.statistics import Statistics, empty
 from lml_jax.types import Params
 
-RIDGES = tuple(10.0**k for k in range(-4, 9))
+STRENGTHS = tuple(10.0**k for k in range(-4, 9))
 
 
 def ridge(*, strength: float = 1.0, tau: float = 10.0, intercept: bool = False) -> Head:
@@ -121,7 +121,7 @@ def regression(stats: Statistics, strength: Array | float, *, intercept: bool = 
 def choose_strength(
     train: Statistics,
     held_out: Statistics,
-    strengths: Sequence[float] = RIDGES,
+    strengths: Sequence[float] = STRENGTHS,
     *,
     intercept: bool = False,
 ) -> tuple[Array, Array]:
