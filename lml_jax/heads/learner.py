@@ -72,7 +72,7 @@ def head_learner(net: Net, head: Head, *, classes: int) -> Learner:
             check_complete(support, classes, labels)
         if support.x.shape[0] == 0:
             return fast
-        z = net.apply(params["net"], _without_padding(support.x, weight))
+        z = net.apply(params["net"], without_padding(support.x, weight))
         # A label below -1 is an error, not an unlabelled example.
         return head.learn(fast, z, support.y, jnp.where(support.y < -1, 1.0, weight))
 
@@ -151,7 +151,7 @@ def check_complete(support: Batch, classes: int, labels: Array | None) -> None:
         )
 
 
-def _without_padding(x: Array, weight: Array) -> Array:
+def without_padding(x: Array, weight: Array) -> Array:
     """x with the examples of weight 0 replaced by the first other one.
 
     A weight of 0 alone would not keep what a network makes of padding out of the gradient.

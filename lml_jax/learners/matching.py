@@ -9,7 +9,7 @@ from jax import Array
 
 from lml_jax import losses
 from lml_jax.checks import known
-from lml_jax.heads.learner import check_complete, width_of
+from lml_jax.heads.learner import check_complete, width_of, without_padding
 from lml_jax.types import Batch, Context, Key, Learner, Net, Params
 
 KERNELS = ("cosine", "squared")
@@ -55,7 +55,8 @@ def matching(
 
     Raises:
         ValueError: for an unknown kernel, a tau that is not positive, no class; in `adapt`,
-            outside jit, for a first support set that misses a class, or labels past the range.
+            outside jit, for a first support set that misses a class, or labels past the range;
+            inside jit these make the logits NaN.
 
     Example:
         >>> from lml_jax import nets
@@ -102,7 +103,11 @@ def matching(
             fast = Attended(empty, jnp.zeros(0, jnp.int32), jnp.zeros(0))
         if support.x.shape[0] == 0:
             return fast
-        new = Attended(net.apply(params["net"], support.x), support.y, weight)
+        z = net.apply(params["net"], without_padding(support.x, weight))
+        given = True if support.weight is None else support.weight > 0
+        wrong = ((support.y < -1) | (support.y >= classes)) & given
+        # Inside jit, where nothing can be raised, a wrong label makes every logit NaN.
+        new = Attended(jnp.where(wrong.any(), jnp.nan, z), support.y, weight)
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), fast, new)
 
     def predict(params: Params, fast: Attended, x: Array) -> Array:

@@ -28,7 +28,8 @@ def protonet(
 
     Raises:
         ValueError: for an unknown distance or no class; in `adapt`, outside jit, for a first
-            support set that misses a class, or labels past the range.
+            support set that misses a class, labels past the range, or embeddings that are not
+            finite. Inside jit the last two make the logits NaN.
 
     Example:
         >>> from lml_jax import nets

@@ -196,6 +196,12 @@ def test_a_cosine_with_zero_is_zero_and_large_features_do_not_overflow():
     np.testing.assert_allclose(logits, [[0.6, 0.0], [0.0, 0.0]], atol=1e-6)
 
 
+def test_a_euclidean_distance_of_zero_has_a_gradient():
+    head, z = HEADS["euclidean"], jnp.full((1, 3), 1000.1)
+    stats = learned(head, z, jnp.zeros(1, jnp.int32), classes=1)
+    assert jnp.isfinite(jax.grad(lambda z: head.logits(stats, z).sum())(z)).all()
+
+
 @pytest.mark.parametrize("prior", ["uniform", "frequency"])
 def test_lda_is_its_formula(prior):
     z, y, q = features(n=63)

@@ -12,9 +12,9 @@ from lml_jax.data.episodes import episodes
 from lml_jax.experiments.fewshot.build import learner_of, network_of
 from lml_jax.experiments.fewshot.settings import Sampler
 from lml_jax.experiments.record import load_params
+from lml_jax.heads import identity
 from lml_jax.types import Dataset, Key, Net, Params
 
-FEATURES = Net(init=lambda key, x: {}, apply=lambda params, x: x)  # of what is embedded already
 _IMAGES = 500  # at a time: a few hundred megabytes of activations
 
 
@@ -45,7 +45,7 @@ def embedded(
         shots=settings.test_shots,
         queries=settings.queries,
     )
-    return FEATURES, {**params, "net": {}}, features, sample
+    return identity, {**params, "net": {}}, features, sample
 
 
 def restore(settings: Any, path: Path, x: Array) -> tuple[Net, Params]:
