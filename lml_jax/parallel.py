@@ -181,7 +181,9 @@ def _summed(side_by_side: Each) -> Callable[..., tuple[Array, Metrics]]:
         sums, *rest = saved
         # Every task counts alike in their mean, so one factor says what all count.
         ct = jnp.mean(cts[0])
-        return (jax.tree.map(lambda g: g * ct.astype(g.dtype), sums), *map(_unknown, rest))
+        of_params = jax.tree.map(lambda g: g * ct.astype(g.dtype), sums)
+        with jax.debug_nans(False):  # NaN is meant here, and dropped where nobody asks for it
+            return (of_params, *map(_unknown, rest))
 
     through.defvjp(forward, backward)
     return through

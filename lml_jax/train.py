@@ -13,6 +13,7 @@ from lml_jax import losses
 from lml_jax.metrics import accuracy
 from lml_jax.parallel import BatchLoss, vmap_mean
 from lml_jax.types import ExampleLoss, Key, Learner, Loss, Metrics, Params, Task, TrainState
+from lml_jax.updates import apply_update
 
 Step = Callable[..., tuple[Any, Metrics]]  # (state, tasks, key, *shared)
 
@@ -23,6 +24,10 @@ class DivergedError(FloatingPointError):
     def __init__(self, message: str, state: Any) -> None:
         super().__init__(message)
         self.state = state
+
+    def __reduce__(self) -> tuple[type["DivergedError"], tuple[str, Any]]:
+        """Rebuilt by its two arguments, for a pool of processes that pickles it."""
+        return type(self), (str(self), self.state)
 
 
 def episode_loss(learner: Learner, *, loss: ExampleLoss = losses.cross_entropy) -> Loss:
@@ -110,10 +115,8 @@ def update(
     state: TrainState, value: Array, grads: Params, tx: optax.GradientTransformation
 ) -> TrainState:
     """`state` after one step of `tx`, or as it was if loss, gradient or update is not finite."""
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    new = TrainState(
-        optax.apply_updates(state.params, updates), opt_state, state.step + 1, state.bad_step
-    )
+    params, opt_state, updates = apply_update(tx, grads, state.opt_state, state.params, value=value)
+    new = TrainState(params, opt_state, state.step + 1, state.bad_step)
     finite = all_finite(value, grads, updates)
     good = finite & (state.bad_step < 0)
     kept = jax.tree.map(partial(jnp.where, good), new, state)

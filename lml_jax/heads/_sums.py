@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from lml_jax.checks import concrete
-from lml_jax.losses import check_labels
+from lml_jax.losses import as_labels, check_labels, nan_where, outside
 
 _BLOCK = 256  # examples in one matrix product: bounds its memory and its rounding error
 
@@ -72,9 +72,9 @@ def _block(stats: Statistics, z: Array, y: Array, weight: Array) -> Statistics:
     """Statistics after one block; a negative weight takes an example away."""
     (m, low), classes = stats, stats.classes
     counts = (weight != 0) & (y != -1)
-    bad = counts & ((y < 0) | (y >= classes))
+    wrong = counts & outside(y, classes)
     # 0 or NaN, added to every sum: a wrong label must not go unnoticed inside jit.
-    poison = jnp.where(bad.any(), jnp.nan, 0.0).astype(z.dtype)
+    poison = (nan_where(wrong.any()) - 1.0).astype(z.dtype)
     weight, y = jnp.where(counts, weight, 0.0), jnp.clip(y, 0, classes - 1)
     member = jax.nn.one_hot(y, classes, axis=0, dtype=z.dtype) * weight[None, :]
 
@@ -166,18 +166,15 @@ def checked(
     stats: Statistics, z: Array, y: Array, weight: Array | None
 ) -> tuple[Array, Array, Array]:
     """Features in the float type of the statistics, labels as int32, weights."""
+    z, y, dtype = jnp.asarray(z), as_labels(y), stats.moments.mean.dtype
     check_features(z, stats.dim)
-    y = jnp.asarray(y)
-    if y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
-        raise ValueError(f"labels must be integers [n], got {y.dtype} {list(y.shape)}")
-    dtype = stats.moments.mean.dtype
     weight = jnp.ones(y.shape[0], dtype) if weight is None else jnp.asarray(weight)
     lengths = [part.shape[0] if part.ndim else None for part in (z, y, weight)]
     if len(set(lengths)) > 1 or weight.ndim != 1:
         raise ValueError(f"z, y and weight must be of one length, got {lengths}")
-    check_labels(y, stats.classes)
+    check_labels(y, stats.classes, weight)
     _check_values(z, y, weight)
-    return z.astype(dtype), y.astype(jnp.int32), weight.astype(dtype)
+    return z.astype(dtype), y, weight.astype(dtype)
 
 
 def check_features(z: Array, dim: int) -> None:

@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lml_jax.types import Apply, Key, Net, Params
+from lml_jax.heads._sums import matmul
+from lml_jax.losses import at_least_float32
+from lml_jax.types import Apply, Key, Net, Params, PyTree
 
 identity = Net(init=lambda key, x: {}, apply=lambda params, x: x)
 
@@ -57,19 +59,19 @@ def random_features(net: Net, width: int) -> Net:
     if width < 1:
         raise ValueError(f"width must be at least 1, got {width}")
 
-    def init(key: Key, x: Array) -> Params:
+    def init(key: Key, x: PyTree) -> Params:
         key_net, key_projection = jax.random.split(key)
         params = net.init(key_net, x)
-        d = jax.eval_shape(net.apply, params, x[:1]).shape[1]
+        d = jax.eval_shape(net.apply, params, x).shape[1]
         projection = jnp.sqrt(2.0 / d) * jax.random.normal(key_projection, (d, width))
         return {"net": params, "projection": projection}
 
-    def apply(params: Params, x: Array) -> Array:
-        z = net.apply(params["net"], x)
+    def apply(params: Params, x: PyTree) -> Array:
+        z = at_least_float32(net.apply(params["net"], x))
         projection = jax.lax.stop_gradient(params["projection"])
-        return jax.nn.relu(z.astype(projection.dtype) @ projection)
+        return jax.nn.relu(matmul(z, projection))
 
-    def freeze(params: Params, x: Array) -> Params:
+    def freeze(params: Params, x: PyTree) -> Params:
         assert net.freeze is not None
         return {**params, "net": net.freeze(params["net"], x)}
 

@@ -98,7 +98,7 @@ def gaussian(*, predictive: str = "bayes", alpha: float = 100.0, beta: float = 1
 def _log_normal(of: Posterior, z: Array) -> Array:
     """sum_d log N(z_d; m, 1/rho), without the constant -d/2 log(2 pi)."""
     precision = (of.a - 0.5)[:, None] / of.b
-    exponent = losses.squared_distances(z, of.means, precision)
+    exponent = losses.squared_distances(z, of.means, precision, of.seen)
     return 0.5 * jnp.log(precision).sum(1)[None, :] - 0.5 * exponent
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -17,7 +16,7 @@ from lml_jax.heads.lda import lda
 from lml_jax.heads.nearest_mean import nearest_mean
 from lml_jax.heads.ridge import ridge
 from lml_jax.heads.statistics import Statistics
-from lml_jax.types import Batch, Key, Learner, Net, Params
+from lml_jax.types import Batch, Key, Learner, Net, Params, PyTree
 
 
 def head_learner(net: Net, head: Head, *, classes: int) -> Learner:
@@ -55,8 +54,8 @@ def head_learner(net: Net, head: Head, *, classes: int) -> Learner:
     if classes < 1:
         raise ValueError(f"classes must be at least 1, got {classes}")
 
-    def init(key: Key, x_example: Array) -> Params:
-        return {"net": net.init(key, x_example), "head": head.params()}
+    def init(key: Key, x: PyTree) -> Params:
+        return {"net": net.init(key, x), "head": head.params()}
 
     def adapt(
         params: Params,
@@ -65,24 +64,25 @@ def head_learner(net: Net, head: Head, *, classes: int) -> Learner:
         fast: Statistics | None = None,
         labels: Array | None = None,
     ) -> Statistics:
+        known = classes if fast is None else fast.classes
+        losses.check_labels(losses.as_labels(support.y), known, support.weight)
+        support = losses.fill_padding(support._replace(y=losses.as_labels(support.y)))
         weight = losses.labelled(support, labels)
-        losses.check_labels(support.y, classes if fast is None else fast.classes)
         if fast is None:
             fast = head.init(classes, width_of(net, params["net"], support.x))
             check_complete(support, classes, labels)
-        if support.x.shape[0] == 0:
+        if support.y.shape[0] == 0:
             return fast
-        z = net.apply(params["net"], without_padding(support.x, weight))
-        # A label below -1 is an error, not an unlabelled example.
-        return head.learn(fast, z, support.y, jnp.where(support.y < -1, 1.0, weight))
+        z = losses.at_least_float32(net.apply(params["net"], support.x))
+        return head.learn(fast, z, support.y, weight)
 
-    def predict(params: Params, fast: Statistics, x: Array) -> Array:
+    def predict(params: Params, fast: Statistics, x: PyTree) -> Array:
         return head.logits(fast, net.apply(params["net"], x), params["head"])
 
     return Learner(init, adapt, predict)
 
 
-def predictor(net: Net, head: Head, params: Params, fast: Statistics) -> Callable[[Array], Array]:
+def predictor(net: Net, head: Head, params: Params, fast: Statistics) -> Callable[[PyTree], Array]:
     """Predictions of many batches by one fit: x [n, ...] -> logits [n, C].
 
     Args:
@@ -120,9 +120,9 @@ HEADS: dict[str, Callable[[Net], tuple[Net, Head]]] = {
 }  # fmt: skip
 
 
-def width_of(net: Net, params: Params, x: Array) -> int:
+def width_of(net: Net, params: Params, x: PyTree) -> int:
     """d, the width of the embedding [n, d] of examples like x [n, ...]; there may be none."""
-    one = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), x)
     shape = jax.eval_shape(net.apply, params, one).shape
     if len(shape) != 2:
         raise ValueError(
@@ -137,7 +137,7 @@ def check_complete(support: Batch, classes: int, labels: Array | None) -> None:
     An empty support set is a start from nothing, and misses nothing.
     """
     known_now = concrete(support.y, labels, support.weight)
-    if known_now is None or support.x.shape[0] == 0:
+    if known_now is None or support.y.shape[0] == 0:
         return
     y, rows, weight = known_now
     needed = np.ones((1, classes), bool) if rows is None else np.atleast_2d(rows)
@@ -149,13 +149,3 @@ def check_complete(support: Batch, classes: int, labels: Array | None) -> None:
             f"the support set has no example of the classes {missing}, expected some of each of "
             f"{classes}; to learn classes one after another, begin with an empty support set"
         )
-
-
-def without_padding(x: Array, weight: Array) -> Array:
-    """x with the examples of weight 0 replaced by the first other one.
-
-    A weight of 0 alone would not keep what a network makes of padding out of the gradient.
-    """
-    counts = weight > 0
-    shape = (-1, *[1] * (x.ndim - 1))
-    return jnp.where(counts.reshape(shape), x, x[jnp.argmax(counts)][None])

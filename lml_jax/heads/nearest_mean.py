@@ -73,7 +73,7 @@ def nearest_mean(*, distance: str = "squared", temperature: bool = False, tau: f
         if distance == "cosine":
             d = -matmul(_unit(z), _unit(fitted.means).T)
         else:
-            d = losses.squared_distances(z, fitted.means)
+            d = losses.squared_distances(z, fitted.means, where=fitted.seen)
         if distance == "euclidean":
             d = jnp.sqrt(d + 1e-12)  # the root has no gradient at 0
         return losses.mask_logits(-fitted.tau * d, fitted.seen)

@@ -116,9 +116,6 @@ def test_padding_may_be_anything():
     odd = jnp.concatenate([z, jnp.full((3, 4), jnp.nan), jnp.full((1, 4), jnp.inf)])
     labels = jnp.concatenate([y, jnp.array([0, 99, -1, -1], jnp.int32)])
     weight = jnp.ones(64).at[60:62].set(0.0)
-    with pytest.raises(ValueError, match=r"in -1..99, expected -1..2"):
-        learn(both(), odd, labels, weight)
-    labels = labels.at[61].set(2)
     padded = learn(both(), odd, labels, weight)
     chex.assert_trees_all_close(padded, learn(both(), z, y), atol=1e-5)
 
@@ -167,8 +164,8 @@ def test_labels_of_a_narrow_type():
     [
         ((jnp.zeros((2, 5)), jnp.zeros(2, int)), r"expected features \[n, 4\], got \[2, 5\]"),
         ((jnp.zeros((2, 2, 2)), jnp.zeros(2, int)), r"got \[2, 2, 2\]"),
-        ((jnp.zeros((2, 4)), jnp.zeros(2)), r"labels must be integers \[n\], got float32 \[2\]"),
-        ((jnp.zeros((2, 4)), jnp.zeros((2, 1), int)), r"got int32 \[2, 1\]"),
+        ((jnp.zeros((2, 4)), jnp.zeros(2)), r"labels must be integers, got float32 \[2\]"),
+        ((jnp.zeros((2, 4)), jnp.zeros((2, 1), int)), r"got int32 \[2, 1\]; take y\[:, 0\]"),
         ((jnp.zeros((2, 4)), jnp.zeros(3, int)), r"of one length, got \[2, 3, 3\]"),
         ((jnp.zeros((2, 4)), jnp.zeros(2, int), jnp.ones(1)), r"got \[2, 2, 1\]"),
         ((jnp.zeros((2, 4)), jnp.array([0, 3])), r"in 0..3, expected -1..2"),
