@@ -15,20 +15,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-
 from _gpu.common import Run, computing, omniglot_or_not
 from _gpu.seeds import stream_of
-from lml_jax import nets, train
 from lml_jax.conv import LOWERINGS
-from lml_jax.data.episodes import episodes
-from lml_jax.data.synthetic import sinusoids
-from lml_jax.generative.vaml import mlp_parts, vaml
 from lml_jax.generative.vaml_regression import vaml_regression
-from lml_jax.learners.matching import matching
 from lml_jax.recipes import parts
 from lml_jax.recipes.build import learner_of, loss_of, network_of
 from lml_jax.recipes.lifelong_parts import LEARNERS, Lifelong, few_shot_of, made_of
 from lml_jax.recipes.metagan import MetaGan, sharpened
+
+from lml_jax import nets, train
+from lml_jax.data.episodes import episodes
+from lml_jax.data.synthetic import sinusoids
+from lml_jax.generative.vaml import mlp_parts, vaml
+from lml_jax.learners.matching import matching
 from lml_jax.types import Batch, Key, LifelongLearner, Stream
 
 TOLERANCE = 1e-3

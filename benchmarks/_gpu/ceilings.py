@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-
 from _gpu.common import PRECISIONS, Run, computing, normals, repeated, seconds_per_call
 
 

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from lml_jax.data.sources import from_arrays, omniglot
 
 from lml_jax import conv
-from lml_jax.data.sources import from_arrays, omniglot
 from lml_jax.data.splits import omniglot_split
 from lml_jax.types import Dataset
 

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
-
 from _gpu.common import PRECISIONS, Run, computing, normals, repeated, seconds_per_call
+from jax import Array
 from lml_jax.conv import LOWERINGS, conv2d
 
 CHANNELS, TIMES = 64, 10

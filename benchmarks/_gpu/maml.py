@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-
 from _gpu.common import Run, computing, omniglot_or_not
-from lml_jax import evaluate, inner, losses, parallel, train
-from lml_jax.data.episodes import episodes
-from lml_jax.learners.maml import maml
 from lml_jax.recipes.build import learner_of, loss_of, network_of, outer_rule_of
 from lml_jax.recipes.parts import checked
 from lml_jax.recipes.published import OMNIGLOT
+
+from lml_jax import evaluate, inner, losses, parallel, train
+from lml_jax.data.episodes import episodes
+from lml_jax.learners.maml import maml
 from lml_jax.types import Task
 
 STEPS = OMNIGLOT.steps  # 60,000

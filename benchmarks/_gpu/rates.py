@@ -9,17 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array
-
 from _gpu.common import Run, computing, omniglot_or_not
-from lml_jax import train
+from jax import Array
 from lml_jax.conv import conv2d
-from lml_jax.data.episodes import episodes
 from lml_jax.data.sources import rotations
-from lml_jax.learners.gemcl import gemcl
 from lml_jax.recipes.build import learner_of, loss_of, network_of, outer_rule_of
 from lml_jax.recipes.parts import checked
 from lml_jax.recipes.published import METRIC, SEQUENCE
+
+from lml_jax import train
+from lml_jax.data.episodes import episodes
+from lml_jax.learners.gemcl import gemcl
 from lml_jax.types import Dataset, Key, Net, Params
 
 PROTONET = replace(METRIC, train_ways=60, steps=20_000, schedule="halving")

@@ -7,12 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
-
 from _gpu.common import Run, computing, omniglot_or_not
-from lml_jax.data.streams import class_incremental
+from jax import Array
 from lml_jax.lifelong.stream import score
 from lml_jax.recipes.lifelong_parts import Lifelong, few_shot_of, made_of
+
+from lml_jax.data.streams import class_incremental
 from lml_jax.types import Batch, Key, LifelongLearner, Stream
 
 

@@ -28,7 +28,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.typing import ArrayLike
 
-from lml_jax.names import known
+from lml_jax.checks import known
 
 # x [t, n, H, W, i], w [t, a, b, i, o], y [t, n, h, w, o]: the two that are given, for each output.
 _INPUTS = {"y": ("x", "w"), "x": ("w", "y"), "w": ("x", "y")}
