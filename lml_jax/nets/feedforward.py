@@ -231,7 +231,9 @@ class _Norm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (c,), x.dtype)
         bias = self.param("bias", nn.initializers.zeros, (c,), x.dtype)
         if self.has_variable("params", "mean"):
-            frozen = [jax.lax.stop_gradient(self.get_variable("params", k)) for k in _FROZEN]
+            frozen: list[Array] = [
+                jax.lax.stop_gradient(self.get_variable("params", k)) for k in _FROZEN
+            ]
             mean, var = frozen[0], frozen[1]
             centred = x - mean
         else:
