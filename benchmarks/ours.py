@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
+from lml_jax.lifelong.baselines import finetune
 
 from benchmarks import work
 from benchmarks.work import Arrays, Episodes, Run
 from lml_jax import cpu, losses, nets, parallel
 from lml_jax.learners.maml import maml
 from lml_jax.learners.protonet import protonet
-from lml_jax.lifelong.baselines import finetune
 from lml_jax.lifelong.label_space import Head
 from lml_jax.parallel import BatchLoss
 from lml_jax.train import episode_loss, init_state, make_runner, make_train_step

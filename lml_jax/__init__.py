@@ -1,32 +1,45 @@
-"""Meta-learning-based lifelong learning in functional JAX. A table of contents, and no logic."""
+"""Meta-learning-based lifelong learning in functional JAX.
 
-from lml_jax import classifiers as classifiers
+What a notebook needs, and no logic. Functions that build something (data sets, streams, learners,
+generators) and the records they return stand here by name; functions that are used together stand
+in their module: `lml_jax.losses`, `nets`, `memory`, `heads`, `metrics`, `inner`, `parallel`,
+`checkpoint`, `storage`, `plots` and others.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from lml_jax import checkpoint as checkpoint
 from lml_jax import cpu as cpu
 from lml_jax import evaluate as evaluate
+from lml_jax import heads as heads
 from lml_jax import inner as inner
 from lml_jax import losses as losses
 from lml_jax import memory as memory
 from lml_jax import metrics as metrics
 from lml_jax import nets as nets
 from lml_jax import parallel as parallel
-from lml_jax import plots as plots
+from lml_jax import storage as storage
+from lml_jax import updates as updates
 from lml_jax.data.arrays import from_arrays as from_arrays
 from lml_jax.data.arrays import rotations as rotations
 from lml_jax.data.arrays import select as select
 from lml_jax.data.augment import Jitter as Jitter
 from lml_jax.data.augment import affine as affine
+from lml_jax.data.digits import digits as digits
 from lml_jax.data.domains import jittered as jittered
 from lml_jax.data.domains import permuted as permuted
 from lml_jax.data.domains import rotated as rotated
-from lml_jax.data.digits import digits as digits
 from lml_jax.data.episodes import episodes as episodes
 from lml_jax.data.glyphs import glyphs as glyphs
 from lml_jax.data.mnist import mnist as mnist
 from lml_jax.data.omniglot import omniglot as omniglot
 from lml_jax.data.splits import omniglot_split as omniglot_split
+from lml_jax.data.stream import Stream as Stream
 from lml_jax.data.streams import class_incremental as class_incremental
 from lml_jax.data.streams import domain_incremental as domain_incremental
-from lml_jax.data.stream import Stream as Stream
 from lml_jax.data.streams import in_time as in_time
 from lml_jax.data.streams import of_tasks as of_tasks
 from lml_jax.data.synthetic import sinusoids as sinusoids
@@ -43,14 +56,17 @@ from lml_jax.learners.protonet import protonet as protonet
 from lml_jax.learners.reptile import reptile as reptile
 from lml_jax.learners.reptile import surrogate as surrogate
 from lml_jax.lifelong.finetune import finetune as finetune
-from lml_jax.lifelong.joint import joint as joint
 from lml_jax.lifelong.generative_replay import lifelong_generative as lifelong_generative
+from lml_jax.lifelong.growth import capacity_for as capacity_for
+from lml_jax.lifelong.growth import grow as grow
+from lml_jax.lifelong.joint import joint as joint
 from lml_jax.lifelong.label_space import LabelSpace as LabelSpace
 from lml_jax.lifelong.label_space import label_space_of as label_space_of
-from lml_jax.lifelong.program import program as program
 from lml_jax.lifelong.lifelong_maml import lifelong_maml as lifelong_maml
 from lml_jax.lifelong.memory_replay import memory_learner as memory_learner
-from lml_jax.lifelong.run import run as run_stream
+from lml_jax.lifelong.online import run_online as run_online
+from lml_jax.lifelong.program import program as program
+from lml_jax.lifelong.run import run_stream as run_stream
 from lml_jax.train import DivergedError as DivergedError
 from lml_jax.train import episode_loss as episode_loss
 from lml_jax.train import init_state as init_state
@@ -59,12 +75,24 @@ from lml_jax.train import run as run
 from lml_jax.types import Batch as Batch
 from lml_jax.types import ConditionalNet as ConditionalNet
 from lml_jax.types import Dataset as Dataset
-from lml_jax.types import TaskGenerator as TaskGenerator
 from lml_jax.types import Learner as Learner
 from lml_jax.types import LifelongLearner as LifelongLearner
+from lml_jax.types import LifelongState as LifelongState
 from lml_jax.types import MemoryBank as MemoryBank
 from lml_jax.types import Net as Net
 from lml_jax.types import StreamGenerator as StreamGenerator
-from lml_jax.types import LifelongState as LifelongState
 from lml_jax.types import Task as Task
+from lml_jax.types import TaskGenerator as TaskGenerator
 from lml_jax.types import TrainState as TrainState
+
+if TYPE_CHECKING:
+    from lml_jax import plots as plots
+
+__version__ = version("lml-jax")
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`plots`, imported when it is first used: matplotlib takes longer than all the rest."""
+    if name == "plots":
+        return import_module("lml_jax.plots")
+    raise AttributeError(f"module 'lml_jax' has no attribute {name!r}")

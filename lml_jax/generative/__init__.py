@@ -1,1 +1,1 @@
-"""Generative meta-learners: each a factory of a `Learner` and a `Generator` over one pytree."""
+"""Generators of tasks and of the classes of a stream, and the few-shot learners they train."""

@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from lml_jax import losses
@@ -85,8 +86,8 @@ def filled(x: Array, weight: Array, span: Span = (0.0, 1.0)) -> Array:
     if x.shape[0] == 0:
         return x
     there = weight > 0
-    ramp = jnp.linspace(*span, math.prod(x.shape[1:])).reshape(x.shape[1:]).astype(x.dtype)
-    row = jnp.where(there.any(), x[jnp.argmax(there)], ramp)
+    ramp = np.linspace(*span, math.prod(x.shape[1:])).reshape(x.shape[1:])
+    row = jnp.where(there.any(), x[jnp.argmax(there)], jnp.asarray(ramp, x.dtype))
     return jnp.where(there.reshape(-1, *[1] * (x.ndim - 1)), x, row[None])
 
 

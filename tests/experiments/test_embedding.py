@@ -10,7 +10,6 @@ import pytest
 from matplotlib.image import imread
 
 from lml_jax import nets
-from lml_jax.classifiers import gaussian, nearest_mean, no_moments
 from lml_jax.data.arrays import from_arrays
 from lml_jax.experiments import runner
 from lml_jax.experiments.fewshot import sequence
@@ -18,6 +17,7 @@ from lml_jax.experiments.fewshot import ways_and_shots as cells
 from lml_jax.experiments.fewshot.embedding import embed, frozen
 from lml_jax.experiments.fewshot.run import run_fewshot
 from lml_jax.experiments.fewshot.settings import FewShot
+from lml_jax.heads import empty, gaussian, lda, nearest_mean, ridge
 
 SMALL = FewShot(train_ways=3, filters=8, steps=2, shots=2, train_queries=2, episodes=20, queries=2)
 
@@ -70,8 +70,10 @@ def test_order_changes_no_prediction_and_the_oracle_has_no_lead(monkeypatch):
     monkeypatch.setattr(sequence, "LENGTHS", (2, 6))
     data = blobs()
     heads = {
-        "near": (nearest_mean(6), {}),
-        "map": (gaussian(6, predictive="map"), gaussian(6).init()),
+        "near": (nearest_mean(), {}),
+        "map": (gaussian(predictive="map"), gaussian().params()),
+        "lda": (lda(), lda().params()),
+        "ridge": (ridge(), ridge().params()),
     }
     for seed in range(3):
         for of in sequence.one_draw(data, heads, seed, random=True).values():
@@ -88,7 +90,7 @@ def test_more_stored_images_recall_more(monkeypatch):
         noisy.x + 3 * jax.random.normal(jax.random.key(2), noisy.x.shape),
         jnp.repeat(jnp.arange(8), 20),
     )
-    got = sequence.recall(noisy, 784, {"nearest mean": (nearest_mean(6), {})}, draws=5)
+    got = sequence.recall(noisy, 784, {"nearest mean": (nearest_mean(), {})}, draws=5)
     assert got["samples"]["nearest mean"][0] + 0.1 < got["samples"]["nearest mean"][-1]
     assert got["bytes"] == [6 * 784 * k for k in sequence.STORED]
     assert got["statistics"]["nearest mean"]["bytes"] == 4 * 6 * 7
@@ -96,8 +98,8 @@ def test_more_stored_images_recall_more(monkeypatch):
 
 def test_learning_goes_on_where_it_stopped():
     z = jax.random.normal(jax.random.key(0), (4, 3, 5))
-    whole = sequence.learn(no_moments(4, 5), z, jnp.arange(4))
-    half = sequence.learn(no_moments(4, 5), z[:2], jnp.arange(2))
+    whole = sequence.learn(empty(4, 5, scatter=True), z, jnp.arange(4))
+    half = sequence.learn(empty(4, 5, scatter=True), z[:2], jnp.arange(2))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
         sequence.learn(half, z[2:], jnp.arange(2, 4)),

@@ -12,7 +12,7 @@ from lml_jax.experiments.lifelong import run as lifelong
 from lml_jax.experiments.lifelong.ablation import ablation, arms_of, generators
 from lml_jax.experiments.lifelong.run import run_lifelong
 from lml_jax.experiments.lifelong.settings import Lifelong
-from lml_jax.lifelong.run import run as run_stream
+from lml_jax.lifelong.run import run_stream
 from lml_jax.metrics import on_stream
 
 pytest.importorskip("sklearn")

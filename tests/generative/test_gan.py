@@ -323,7 +323,7 @@ def test_draws_are_even_over_tasks_and_within_them():
     assert not nothing.valid.any()
 
 
-def test_labels_and_padding_are_minded():
+def test_padding_and_unlabelled_examples_teach_nothing():
     """Examples of weight 0, or without a label, teach nothing."""
     gan = made()
     state = gan.init(KEY, batch_of([0]).x[:1])

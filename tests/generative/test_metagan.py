@@ -244,7 +244,7 @@ def test_unlabelled_examples_speak_of_real_and_generated_alone():
     assert any(jax.tree.leaves(moved(state.params["d"], after.params["d"])))
 
 
-def test_samples_of_every_class_count_beside_a_half_labelled_query_set():
+def test_samples_of_every_class_count_where_half_of_the_query_set_is_labelled():
     """Whichever rows of a sorted query set have no label, no class of samples is left out.
 
     Images are their label, codes the class mean, G gives its code, and the score is the image: a

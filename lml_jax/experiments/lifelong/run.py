@@ -34,7 +34,7 @@ from lml_jax.experiments.lifelong.streams import StreamData, background_of, load
 from lml_jax.experiments.record import Record, save_params
 from lml_jax.experiments.runner import Part, Place, check_time, run_parts
 from lml_jax.lifelong.results import StreamRun
-from lml_jax.lifelong.run import run as run_stream
+from lml_jax.lifelong.run import run_stream
 from lml_jax.settings import check_seeds
 from lml_jax.types import Dataset, LifelongLearner, Metrics, Params
 
