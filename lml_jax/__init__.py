@@ -7,7 +7,6 @@ in their module: `lml_jax.losses`, `nets`, `memory`, `heads`, `metrics`, `inner`
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -88,7 +87,7 @@ from lml_jax.types import TrainState as TrainState
 if TYPE_CHECKING:
     from lml_jax import plots as plots
 
-__version__ = version("lml-jax")
+__version__ = "0.2.0.dev0"
 
 
 def __getattr__(name: str) -> ModuleType:
