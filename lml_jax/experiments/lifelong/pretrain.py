@@ -5,7 +5,6 @@ import json
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from typing import NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 import optax
 
 from lml_jax import storage, train
+from lml_jax._version import __version__
 from lml_jax.data._cache import cache_dir
 from lml_jax.data.episodes import episodes
 from lml_jax.execution import NetKind, execution
@@ -133,7 +133,7 @@ def _config(plan: Plan, start: str, background: Dataset) -> Record:
         "queries": s.queries,
         "seed": s.start_seed,
         "data": fingerprint(background),
-        "versions": [version("lml-jax"), jax.__version__, _FORMAT],
+        "versions": [__version__, jax.__version__, _FORMAT],
     }
 
 
