@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from lml_jax.types import Key, PyTree
@@ -58,10 +59,27 @@ def split_shots(count: Array, *, shots: int, queries: int) -> Array:
 
 
 def take(x: PyTree, rows: Array) -> PyTree:
-    """The given rows of every array of x.
+    """The given rows of every array of x, on a device or in host memory.
+
+    Raises:
+        ValueError: for a memory-mapped array inside jit or vmap, which would be read whole.
 
     Example:
         >>> take({"ids": jnp.arange(4)}, jnp.array([2, 0]))["ids"].tolist()
         [2, 0]
     """
-    return jax.tree.map(lambda leaf: leaf[rows], x)
+    traced = isinstance(rows, jax.core.Tracer)
+
+    def of_leaf(leaf: Array | np.ndarray) -> Array | np.ndarray:
+        if isinstance(leaf, jax.Array):
+            return leaf[rows]
+        if not traced:
+            return leaf[np.asarray(rows)]
+        if isinstance(leaf, np.memmap):
+            raise ValueError(
+                "a memory-mapped array cannot be read inside jit: take one task at a time to the "
+                "device with Stream.local(i), as run_stream does"
+            )
+        return jnp.asarray(leaf)[rows]
+
+    return jax.tree.map(of_leaf, x)
