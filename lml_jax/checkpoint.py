@@ -1,36 +1,36 @@
-"""Checkpoints of a whole run, over orbax: killed at any moment, and nothing lost.
+"""Checkpoints of a whole run, so that an interrupted run can be resumed.
 
-A run is one pytree: parameters, optimiser, bank, generator, keys, cursor, scores so far. It is
-stored as plain arrays by path beside their digest and the configuration that made them; nothing is
-ever unpickled.
+A run is one pytree: parameters, optimiser, bank, generator, keys, cursor, scores so far. Each
+checkpoint is one file of plain arrays, see `storage`, with the configuration that made it.
 """
 
-import hashlib
 import json
+import re
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import orbax.checkpoint as ocp
+
+from lml_jax import storage
+from lml_jax._ownership import OWNER as OWNER
+from lml_jax._ownership import owned as owned
 
 Config = dict[str, Any]
-Arrays = dict[str, np.ndarray]
 
 
 class Keeper(NamedTuple):
-    """What a run asks of whoever keeps it."""
+    """How a run saves checkpoints."""
 
     start: Callable[[Any], Any]  # (run) -> the run as it was last saved, or `run` if it never was
-    # (updates done, run, score=None) -> None: to be called where a run could go on from; the
-    # checkpoint of the highest score outlives newer ones.
+    # (updates done, run, score=None) -> None: to be called where a run could be resumed; the
+    # checkpoint of the highest score is kept when newer ones replace the others.
     save: Callable[..., None]
 
 
@@ -38,68 +38,68 @@ FORGETFUL = Keeper(start=lambda run: run, save=lambda step, run, score=None: Non
 
 
 class Stopped(Exception):
-    """A signal ended the run, after it was saved; the message says how to go on."""
+    """A signal ended the run, after it was saved; the message says where."""
 
 
 @contextmanager
 def keeper(
     folder: str | Path, *, config: Config, keep: int = 3, every: float = 60.0
 ) -> Iterator[Keeper]:
-    """Keep a run in `folder`, and go on from there if one of the same configuration is there.
+    """Save checkpoints of a run in `folder`, and resume from there.
 
-    Checkpoints appear whole or not at all, written in the background; the last `keep` stay, and the
-    one of the highest score. However the block ends, what was handed over last is saved: SIGTERM
-    and Ctrl-C do so and raise `Stopped`; a second one does not wait for what is being written.
+    Checkpoints appear whole or not at all. Each is written in the background and read back before
+    an older one is removed; the last `keep` stay, and the one of the highest score. However the
+    block ends, the last state handed to `save` is written: SIGTERM and Ctrl-C do so and raise
+    `Stopped`; a second signal does not wait for that.
 
     Args:
-        folder: of this run's checkpoints, made if it is absent.
+        folder: of the checkpoints of this run alone, made if it is absent; see `owned`.
         config: what the run depends on, as json could hold it; another one is refused.
-        keep: how many checkpoints stay, >= 1.
-        every: least seconds between two checkpoints; 0 for one at every call.
+        keep: number of checkpoints that stay, >= 1.
+        every: minimum seconds between checkpoints; 0 for one at every call.
+
+    Yields:
+        A `Keeper`.
 
     Raises:
         NotImplementedError: in a run of many processes, which would have to agree on when to save.
+        BlockingIOError: if another process owns the folder.
         ValueError: for keep below 1 or every below 0; in `start`, where there are checkpoints and
             none can be used, naming each with the reason.
+        OSError: in `save` or at the end, if a checkpoint cannot be written.
         Stopped: after SIGTERM or Ctrl-C.
 
     Example:
         >>> import tempfile
+        >>> import jax.numpy as jnp
         >>> folder = tempfile.mkdtemp()
         >>> for _ in range(2):
-        ...     with keeper(folder, config={"seed": 0}) as kept:
-        ...         run = kept.start({"w": jnp.zeros(2), "step": 0})
+        ...     with keeper(folder, config={"seed": 0}) as checkpoints:
+        ...         run = checkpoints.start({"w": jnp.zeros(2), "step": 0})
         ...         run = {"w": run["w"] + 1, "step": run["step"] + 1}
-        ...         kept.save(run["step"], run)
+        ...         checkpoints.save(run["step"], run)
         ...     print(run["w"].tolist(), run["step"])
         [1.0, 1.0] 1
         [2.0, 2.0] 2
-
-    Source:
-        Orbax, https://orbax.readthedocs.io: atomicity, the background and what is kept.
     """
-    if keep < 1 or every < 0:
+    if not (keep >= 1 and every >= 0):
         raise ValueError(
             f"keep must be at least 1 and every at least 0 seconds, got {keep} and {every}"
         )
     if jax.process_count() > 1:
         raise NotImplementedError(
-            f"a keeper keeps runs of one process, expected 1, got {jax.process_count()}: save with "
-            "orbax.checkpoint.CheckpointManager, which knows of many hosts"
+            f"checkpoints are of runs of one process, expected 1, got {jax.process_count()}: save "
+            "with orbax.checkpoint.CheckpointManager, which knows of many hosts"
         )
     config = json.loads(json.dumps(config))
-    stay = _LastAndBest(keep, {})
-    with _manager(folder, stay) as manager:
+    with owned(folder) as folder, _Writer(folder, keep, config) as writer:
         signals = _Signals()
         pending: list[tuple[int, Any, float | None]] = []
         last = -float("inf")
 
         def write() -> None:
             nonlocal last
-            step, run, score = pending.pop()
-            if score is not None:
-                stay.scores[step] = score
-            _write(manager, step, run, score, config)
+            writer.write(*pending.pop())
             last = time.monotonic()
 
         def save(step: int, run: Any, score: float | None = None) -> None:
@@ -109,7 +109,7 @@ def keeper(
                     write()
 
         def start(run: Any) -> Any:
-            return _restore(manager, run, config)
+            return _restore(writer, run, config)
 
         try:
             with signals:
@@ -120,150 +120,107 @@ def keeper(
         finally:
             if pending:
                 write()
-            manager.wait_until_finished()
-            step = manager.latest_step()
+            writer.wait()
         if signals.received is not None:
-            saved = "nothing was saved yet" if step is None else f"saved up to step {step}"
-            raise Stopped(f"stopped by {signals.received}; {saved} in {manager.directory}")
+            steps = writer.steps()
+            saved = f"saved up to step {steps[-1]}" if steps else "nothing was saved yet"
+            raise Stopped(f"stopped by {signals.received}; {saved} in {folder}")
 
 
-class _LastAndBest(NamedTuple):
-    """Which checkpoints stay. Orbax's own rule for the best keeps all those without a score."""
+class _Writer:
+    """The files of the checkpoints in one folder, each named by its step."""
 
-    keep: int
-    scores: dict[int, float]  # by step; of those that have one
+    def __init__(self, folder: Path, keep: int, config: Config) -> None:
+        self.folder, self.keep, self.config = folder, keep, config
+        self.scores: dict[int, float] = {}  # by step; of those that have one
+        self._thread = ThreadPoolExecutor(1)
+        self._busy: Future[None] | None = None
+        for path in folder.iterdir():  # of a process that was killed while it wrote
+            if path.name.startswith(".") and path.suffix == ".tmp":
+                path.unlink(missing_ok=True)
+        for step in self.steps():
+            with suppress(ValueError, KeyError, TypeError):  # damaged: refused when it is read
+                self.scores[step] = float(storage.read_about(self.path(step))["score"])
 
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        best = max((s for s in steps if s in self.scores), key=self.scores.__getitem__, default=-1)
-        return [step in steps[-self.keep :] or step == best for step in steps]
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._thread.shutdown()
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"{step}.npz"
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints, in order. Names are matched here: a glob would read `[x]`."""
+        found = (re.fullmatch(r"(-?\d+)\.npz", path.name) for path in self.folder.iterdir())
+        return sorted(int(match[1]) for match in found if match)
+
+    def write(self, step: int, run: Any, score: float | None) -> None:
+        """Copy the run now, and write it in the background after what is being written."""
+        packed = storage.pack(run)
+        self.wait()
+        if step in self.steps()[-1:]:
+            return
+        about = {"config": self.config, "score": score}
+        self._busy = self._thread.submit(self._write, step, packed, about)
+
+    def _write(self, step: int, packed: storage.Packed, about: dict[str, Any]) -> None:
+        storage.write(self.path(step), packed, about=about)
+        if about["score"] is not None:
+            self.scores[step] = float(about["score"])
+        steps = self.steps()
+        scored = [s for s in steps if s in self.scores]
+        best = max(scored, key=self.scores.__getitem__, default=None)
+        for old in steps[: -self.keep]:
+            if old != best:
+                self.path(old).unlink(missing_ok=True)
+
+    def wait(self) -> None:
+        """Until everything is written; raise what went wrong."""
+        if self._busy is not None:
+            busy, self._busy = self._busy, None
+            busy.result()
 
 
-def _manager(folder: str | Path, stay: _LastAndBest) -> ocp.CheckpointManager:
-    manager = ocp.CheckpointManager(
-        Path(folder).absolute(),
-        options=ocp.CheckpointManagerOptions(
-            preservation_policy=stay,
-            # What a killed process left half written.
-            cleanup_tmp_directories=True,
-        ),
-    )
-    for step in manager.all_steps():
-        with suppress(Exception):  # of a damaged one, which is refused by name when it is read
-            stay.scores[step] = float(_about(manager, step)["score"])
-    return manager
-
-
-def _about(manager: ocp.CheckpointManager, step: int) -> Any:
-    return manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
-
-
-def _write(
-    manager: ocp.CheckpointManager, step: int, run: Any, score: float | None, config: Config
-) -> None:
-    if step == manager.latest_step():
-        return
-    arrays = _arrays(run)
-    about = {"config": config, "digest": _digest(arrays), "score": score}
-    # Orbax stores no empty arrays; there is nothing in them.
-    stored = {path: array for path, array in arrays.items() if array.size}
-    manager.save(
-        step,
-        args=ocp.args.Composite(
-            run=ocp.args.PyTreeSave(stored), about=ocp.args.JsonSave(about)
-        ),
-        force=True,
-    )  # fmt: skip
-
-
-def _restore(manager: ocp.CheckpointManager, like: Any, config: Config) -> Any:
+def _restore(writer: _Writer, like: Any, config: Config) -> Any:
     """The newest run that can be used; `like` if there is none at all."""
-    refused: dict[int, str] = {}
-    for step in sorted(manager.all_steps(), reverse=True):
+    refused: dict[Path, str] = {}
+    for step in reversed(writer.steps()):
+        path = writer.path(step)
         try:
-            run = _read(manager, step, like, config)
-        # A file cut short or overwritten may raise anything from orbax, tensorstore or json.
-        except Exception as error:
-            refused[step] = str(error).splitlines()[0] if str(error) else type(error).__name__
+            _check_config(storage.read_about(path)["config"], config)
+            run = storage.load(path, like)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            refused[path] = str(error).replace(f"{path} ", "") or type(error).__name__
             continue
         for bad, why in refused.items():
-            # Moved out of the way of the run that will come by here again.
-            path = manager.directory / str(bad)
-            path.rename(path.with_name(f"refused_{bad}_{time.time_ns()}"))
+            # Renamed, so that the resumed run can save this step again.
+            bad.rename(bad.with_name(f"refused_{bad.stem}_{time.time_ns()}.npz"))
             warnings.warn(
-                f"checkpoint {path} was refused ({why}); going on from step {step}", stacklevel=4
+                f"checkpoint {bad} was refused ({why}); resuming from step {step}", stacklevel=4
             )
-        if refused:
-            manager.reload()
         return run
     if refused:
-        reasons = "; ".join(f"{manager.directory / str(s)}: {why}" for s, why in refused.items())
+        reasons = "; ".join(f"{path}: {why}" for path, why in refused.items())
         raise ValueError(f"no checkpoint can be used: {reasons}")
     return like
 
 
-def _read(manager: ocp.CheckpointManager, step: int, like: Any, config: Config) -> Any:
-    # In two steps, for a run of another configuration is whole.
-    about = _about(manager, step)
-    was = about["config"]
+def _check_config(was: Config, config: Config) -> None:
+    """Raise ValueError where two configurations differ; NaN is equal to itself here."""
     differing = [
         f"{name} is {was.get(name)!r} there, {config.get(name)!r} here"
         for name in sorted(was.keys() | config.keys())
         if was.get(name) != config.get(name)
+        and json.dumps(was.get(name)) != json.dumps(config.get(name))
     ]
     if differing:
         raise ValueError(f"of another configuration: {', '.join(differing)}")
-    stored = manager.restore(step, args=ocp.args.Composite(run=ocp.args.PyTreeRestore())).run
-    wanted = _arrays(like)
-    arrays = {path: stored.get(path, array[:0]) if array.size == 0 else stored.get(path)
-              for path, array in wanted.items()}  # fmt: skip
-    for path, array in arrays.items():
-        if array is None or (array.shape, array.dtype) != (wanted[path].shape, wanted[path].dtype):
-            raise ValueError(f"holds no {path} of shape {wanted[path].shape}")
-    if _digest(arrays) != about["digest"]:
-        raise ValueError("its arrays are not those that were written")
-    leaves, structure = jax.tree.flatten(like)
-    restored = [_leaf(*pair) for pair in zip(leaves, arrays.values(), strict=True)]
-    return jax.tree.unflatten(structure, restored)
-
-
-def _arrays(run: Any) -> Arrays:
-    """Every leaf as a numpy array of its own, by path; a key as its data."""
-
-    def host(leaf: Any) -> np.ndarray:
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        # A copy: it is written while the run goes on.
-        return np.array(leaf)
-
-    paths = jax.tree_util.tree_leaves_with_path(run)
-    arrays = {jax.tree_util.keystr(p, simple=True, separator="."): host(leaf) for p, leaf in paths}
-    if len(arrays) < len(paths):
-        raise ValueError("two arrays of the run have the same path, as a.b and a: {b} would have")
-    return arrays
-
-
-def _leaf(like: Any, array: np.ndarray) -> Any:
-    """`array` as the kind of leaf that `like` is, and where it is."""
-    if isinstance(like, np.ndarray):
-        return array
-    if not isinstance(like, jax.Array):
-        return type(like)(array.item())
-    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(like))
-    return jax.device_put(array, like.sharding) if like.committed else jnp.asarray(array)
-
-
-def _digest(arrays: Arrays) -> str:
-    digest = hashlib.sha256()
-    for path, array in arrays.items():
-        digest.update(f"{path} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 class _Signals:
-    """SIGTERM and Ctrl-C while a run is kept: interrupt it, but not while it is handed over."""
+    """SIGTERM and Ctrl-C interrupt the run, but not while it is being saved."""
 
     def __init__(self) -> None:
         self.received: str | None = None
@@ -271,14 +228,14 @@ class _Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "_Signals":
-        # Elsewhere than in the main thread, signals are not ours to catch.
+        # Only the main thread may handle signals.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._interrupt)
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Leave signals to whoever had them before."""
+        """Restore the handlers that were there before."""
         while self._before:
             signal.signal(*self._before.popitem())
 
@@ -289,7 +246,7 @@ class _Signals:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Put off what arrives in this block to its end."""
+        """Delay signals that arrive in this block until its end."""
         self._busy = True
         try:
             yield

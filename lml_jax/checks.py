@@ -1,6 +1,7 @@
 """Checks of arguments, and errors that name what was found and what was expected."""
 
 import difflib
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -34,6 +35,40 @@ def check_positive(**sizes: int) -> None:
             raise ValueError(f"{name} must be at least 1, got {size}")
 
 
+def check_images(x: Any, *, what: str, channels: int | None = None) -> None:
+    """Raise ValueError unless x holds images [n, H, W] or [n, H, W, channels].
+
+    Images whose axis 1 has the size of colour channels (at most 4) and whose last axes are larger
+    are taken for [n, channels, H, W], and refused.
+
+    Args:
+        x: the images.
+        what: takes them, in the message.
+        channels: the expected number; with it nothing is guessed from the shape.
+
+    Example:
+        >>> check_images(np.zeros((2, 84, 84, 3)), what="conv4")
+        >>> check_images(np.zeros((2, 84)), what="conv4")
+        Traceback (most recent call last):
+        ...
+        ValueError: conv4 takes images [n, H, W] or [n, H, W, channels], got shape (2, 84)
+    """
+    shape = tuple(x.shape)
+    if len(shape) not in (3, 4):
+        raise ValueError(f"{what} takes images [n, H, W] or [n, H, W, channels], got shape {shape}")
+    if channels is not None:
+        found = shape[3] if len(shape) == 4 else 1
+        if found != channels:
+            raise ValueError(
+                f"{what} takes {channels} channels on the last axis, got shape {shape}"
+            )
+    elif len(shape) == 4 and shape[1] <= 4 < min(shape[2:]):
+        raise ValueError(
+            f"{what} takes images [n, H, W, channels], and shape {shape} looks like "
+            "[n, channels, H, W]: move the axis by x.transpose(0, 2, 3, 1)"
+        )
+
+
 def concrete(*values: Any) -> list[Any] | None:
     """`values` as NumPy arrays (None stays None); or None, if any of them is traced.
 
@@ -49,3 +84,34 @@ def concrete(*values: Any) -> list[Any] | None:
     if any(isinstance(value, jax.core.Tracer) for value in values):
         return None
     return [None if value is None else np.asarray(value) for value in values]
+
+
+# How networks of flax, haiku, equinox and PyTorch name what they count of their batches.
+_STATISTICS = (
+    "batch_stats", "running_mean", "running_var", "moving_mean", "moving_var",
+    "moving_average", "num_batches_tracked",
+)  # fmt: skip
+
+
+def statistics_among(params: Any) -> list[str]:
+    """Paths of the arrays that are running statistics, by their names.
+
+    Example:
+        >>> statistics_among({"params": {"w": 1.0}, "batch_stats": {"mean": 0.0}})
+        ['batch_stats/mean']
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    return [path for path in paths if any(name in path for name in _STATISTICS)]
+
+
+def warn_of_statistics(params: Any) -> None:
+    """Warn where running statistics are among the parameters, which an optimiser would train."""
+    found = statistics_among(params)
+    if found:
+        warnings.warn(
+            f"the network returns running statistics as parameters ({', '.join(found[:3])}), and "
+            "they will be trained: keep them apart by nets.bind, or hold them by updates.freeze",
+            UserWarning,
+            stacklevel=3,
+        )

@@ -219,25 +219,30 @@ def embedding_learner(net: Net, classifier: Classifier) -> Learner:
         fast: Moments | None = None,
         labels: Array | None = None,
     ) -> Moments:
+        losses.check_labels(losses.as_labels(support.y), classes, support.weight)
+        support = losses.fill_padding(support._replace(y=losses.as_labels(support.y)))
         weight = losses.labelled(support, labels)
-        losses.check_labels(support.y, classes)
         if fast is None:
             fast = no_moments(classes, width_of(net, params["net"], support.x))
             check_complete(support, classes, labels)
-        if support.x.shape[0] == 0:
+        if support.y.shape[0] == 0:
             return fast
-        z = net.apply(params["net"], support.x)
+        z = losses.at_least_float32(net.apply(params["net"], support.x))
+        # A wrong label makes every logit NaN, and the update is refused.
+        wrong = losses.outside(support.y, classes) & (weight != 0)
+        z = z * losses.nan_where(wrong.any()).astype(z.dtype)
         return merge(fast, moments_of(z, support.y, weight, classes=classes))
 
     def predict(params: Params, fast: Moments, x: Array) -> Array:
-        return classifier.logits(params["classifier"], fast, net.apply(params["net"], x))
+        z = losses.at_least_float32(net.apply(params["net"], x))
+        return classifier.logits(params["classifier"], fast, z)
 
     return Learner(init, adapt, predict)
 
 
 def width_of(net: Net, params: Params, x: Array) -> int:
     """d, the width of the embedding [n, d] of examples like x [n, ...]; there may be none."""
-    one = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), x)
     return jax.eval_shape(net.apply, params, one).shape[1]
 
 
@@ -247,7 +252,7 @@ def check_complete(support: Batch, classes: int, labels: Array | None) -> None:
     An empty support set is a start from nothing, and misses nothing.
     """
     known_now = concrete(support.y, labels, support.weight)
-    if known_now is None or support.x.shape[0] == 0:
+    if known_now is None or support.y.shape[0] == 0:
         return
     y, rows, weight = known_now
     needed = np.ones((1, classes), bool) if rows is None else np.atleast_2d(rows)

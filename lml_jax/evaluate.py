@@ -15,31 +15,57 @@ QueryScore = Callable[[Array, Batch], Array]  # (outputs, query) -> scalar
 
 
 def query_accuracy(outputs: Array, query: Batch) -> Array:
-    """Accuracy in [0, 1] on the labelled examples of a query set."""
+    """Accuracy in [0, 1] on the labelled examples of a query set; NaN where there are none.
+
+    Example:
+        >>> query = Batch(jnp.zeros((2, 1)), jnp.array([0, 1]))
+        >>> float(query_accuracy(jnp.array([[2.0, 1.0], [2.0, 1.0]]), query))
+        0.5
+    """
     return metrics.accuracy(outputs, query.y, weight=query.weight)
 
 
 def query_squared_error(outputs: Array, query: Batch) -> Array:
-    """Mean squared error on a query set."""
-    return jnp.mean(losses.squared_error(outputs, query.y))
+    """Mean squared error on a query set, under its weights; NaN where no example counts.
+
+    sum_n w_n |f_n - y_n|^2 / (d sum_n w_n).
+
+    Args:
+        outputs: f, float [n, d].
+        query: targets y [n, d] and weights w [n].
+
+    Example:
+        >>> query = Batch(jnp.zeros((2, 1)), jnp.array([[1.0], [100.0]]), jnp.array([1.0, 0.0]))
+        >>> float(query_squared_error(jnp.zeros((2, 1)), query))
+        1.0
+    """
+    each = losses.squared_error(outputs, query.y)
+    mean = losses.weighted_mean(each, query.weight)
+    if query.weight is None:
+        return mean
+    return mean * losses.nan_where(~(query.weight > 0).any()).astype(mean.dtype)
 
 
 def per_inner_step(learner: Learner, *, steps: int, score: QueryScore) -> Callable[..., Array]:
     """Scores of one task before the first and after every inner step.
 
     Args:
-        learner: one that takes a single inner step in `adapt`, and goes on from `fast`.
-        steps: S, inner steps at test time.
+        learner: one with inner steps, as `maml` and `reptile`; how many it takes in `adapt` does
+            not matter, for they are taken one by one here.
+        steps: S >= 0, inner steps at test time.
         score: of the outputs on the query set.
 
     Returns:
         (params, task, key) -> scores [S + 1].
 
+    Raises:
+        ValueError: for a negative number of steps, or a learner without inner steps.
+
     Example:
         >>> from lml_jax import nets
         >>> from lml_jax.data.synthetic import sinusoids
         >>> from lml_jax.learners.maml import maml
-        >>> learner = maml(nets.mlp([8], 1), optax.sgd(0.01), steps=1, loss=losses.squared_error)
+        >>> learner = maml(nets.mlp([8], 1), optax.sgd(0.01), steps=5, loss=losses.squared_error)
         >>> params = learner.init(jax.random.key(0), jnp.zeros((1, 1)))
         >>> task = jax.tree.map(lambda leaf: leaf[0],
         ...                     sinusoids(tasks=1, shots=5, queries=5)((), jax.random.key(1)))
@@ -47,14 +73,22 @@ def per_inner_step(learner: Learner, *, steps: int, score: QueryScore) -> Callab
         ...     params, task, jax.random.key(2)).shape
         (11,)
     """
+    if steps < 0:
+        raise ValueError(f"steps must be at least 0, got {steps}")
+    step = learner.inner_step
+    if step is None:
+        raise ValueError(
+            "the learner has no inner steps to score one by one (its `inner_step` is None): use "
+            "evaluate.once_adapted"
+        )
 
     def of_task(params: Params, task: Task, key: Key) -> Array:
         empty = jax.tree.map(lambda leaf: leaf[:0], task.support)
         fast = learner.adapt(params, empty, key)
         scores = [score(learner.predict(params, fast, task.query.x), task.query)]
-        # A Python loop: convolutions inside a scan crawl on CPU.
+        # A Python loop: convolutions inside a scan are very slow on CPU.
         for s in range(steps):
-            fast = learner.adapt(params, task.support, jax.random.fold_in(key, s), fast)
+            fast = step(params, task.support, jax.random.fold_in(key, s), fast)
             scores.append(score(learner.predict(params, fast, task.query.x), task.query))
         return jnp.stack(scores)
 

@@ -1,7 +1,8 @@
 """Differentiable adaptation: the inner loop, with any loss and any optax transformation.
 
 A rule says how a gradient becomes a step: an optax transformation, or one whose step sizes are
-themselves learned in the outer loop.
+themselves learned in the outer loop. Which
+transformations are supported is said in `updates`.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import optax
 from jax import Array
 
 from lml_jax.types import Key, Params
+from lml_jax.updates import apply_update, paths_of, transformation
 
 InnerLoss = Callable[[Params, Key], Array]  # (fast params, key of the step) -> scalar
 
@@ -31,7 +33,7 @@ class Rule(NamedTuple):
     tx: Callable[[Params], optax.GradientTransformation]
 
 
-def fixed(tx: optax.GradientTransformation) -> Rule:
+def fixed(tx: optax.GradientTransformation | optax.MultiSteps) -> Rule:
     """A rule with nothing to learn: the transformation as it is.
 
     Through `optax.adam` second derivatives are nan unless `eps_root > 0` (1e-8 is enough): the
@@ -40,7 +42,8 @@ def fixed(tx: optax.GradientTransformation) -> Rule:
     Example:
         >>> rule = fixed(optax.sgd(0.4))
     """
-    return Rule(init=lambda params: (), tx=lambda alpha: tx)
+    own = transformation(tx)
+    return Rule(init=lambda params: (), tx=lambda alpha: own)
 
 
 def per_parameter(step_size: float) -> Rule:
@@ -54,7 +57,8 @@ def per_parameter(step_size: float) -> Rule:
         [0.10000000149011612, 0.10000000149011612]
 
     Source:
-        Li, Zhou, Chen, Li. Meta-SGD: Learning to Learn Quickly for Few-Shot Learning, 2017.
+        Z. Li, F. Zhou, F. Chen, H. Li, Meta-SGD: Learning to Learn Quickly for Few-Shot Learning,
+        2017, https://arxiv.org/abs/1707.09835.
     """
 
     def update(grads: Params, state: Any, params: Params, alpha: Params) -> tuple[Params, Any]:
@@ -83,7 +87,8 @@ def per_layer_and_step(step_size: float, *, steps: int) -> Rule:
         (3,)
 
     Source:
-        Antoniou, Edwards, Storkey. How to train your MAML, 2019.
+        A. Antoniou, H. Edwards, A. Storkey, How to train your MAML, 2019,
+        https://arxiv.org/abs/1810.09502.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
@@ -113,9 +118,7 @@ def split(params: Params, where: Callable[[str], bool] | None) -> tuple[Params, 
         >>> split({"body": 1.0, "head": 2.0}, lambda path: path.startswith("head"))
         ({'body': None, 'head': 2.0}, {'body': 1.0, 'head': None})
     """
-    paths = jax.tree.map_with_path(
-        lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
-    )
+    paths = paths_of(params)
     chosen = jax.tree.map(lambda path: where is None or bool(where(path)), paths)
     if not any(jax.tree.leaves(chosen)):
         raise ValueError(f"nothing to adapt: no path is chosen among {jax.tree.leaves(paths)}")
@@ -138,8 +141,13 @@ def merge(adapted: Params, shared: Params) -> Params:
 
 
 def start(params: Params, tx: optax.GradientTransformation) -> Fast:
-    """Adaptation before its first step."""
-    return Fast(params, tx.init(params))
+    """Adaptation before its first step.
+
+    Example:
+        >>> start(jnp.array(1.0), optax.sgd(0.25)).params.item()
+        1.0
+    """
+    return Fast(params, transformation(tx).init(params))
 
 
 def adapt(
@@ -164,7 +172,7 @@ def adapt(
         key: a typed key.
         steps: number of updates, >= 0.
         first_order: take the inner gradients as constants in the outer gradient.
-        unroll: a Python loop instead of a scan. Convolutions in a scan crawl on CPU.
+        unroll: a Python loop instead of a scan. Convolutions in a scan are very slow on CPU.
         remat: recompute each step in the backward pass instead of storing what is inside it, so
             that memory grows by one copy of the parameters per step and no more.
 
@@ -181,18 +189,20 @@ def adapt(
         0.25
 
     Source:
-        Finn, Abbeel, Levine. Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks,
-        2017, equation 1.
+        C. Finn, P. Abbeel, S. Levine, Model-Agnostic Meta-Learning for Fast Adaptation of Deep
+        Networks, 2017, https://arxiv.org/abs/1703.03400, equation 1.
     """
     if steps < 0:
         raise ValueError(f"steps must be at least 0, got {steps}")
 
     def step(fast: Fast, key: Key) -> tuple[Fast, None]:
-        grads = jax.grad(loss)(fast.params, key)
+        value, grads = jax.value_and_grad(loss)(fast.params, key)
         if first_order:
-            grads = jax.lax.stop_gradient(grads)
-        updates, opt_state = tx.update(grads, fast.opt_state, fast.params)
-        return Fast(optax.apply_updates(fast.params, updates), opt_state), None
+            value, grads = jax.lax.stop_gradient((value, grads))
+        params, opt_state, _ = apply_update(
+            tx, grads, fast.opt_state, fast.params, value=value, value_fn=lambda p: loss(p, key)
+        )
+        return Fast(params, opt_state), None
 
     if remat:
         # Inside a scan nothing can be merged across steps, so guarding against it only costs.
@@ -203,59 +213,3 @@ def adapt(
     for s in range(steps):
         fast, _ = step(fast, keys[s])
     return fast
-
-
-def trajectory(
-    loss: InnerLoss,
-    fast: Fast,
-    tx: optax.GradientTransformation,
-    key: Key,
-    *,
-    steps: int,
-    measure: Callable[[Params], Any],
-    unroll: bool = False,
-) -> Any:
-    """`measure` of the parameters before the first and after every step, with no outer gradient.
-
-    The gradient-free path for evaluation: one set of parameters is alive at a time.
-
-    Args:
-        loss: as in `adapt`.
-        fast: as in `adapt`.
-        tx: as in `adapt`.
-        key: as in `adapt`.
-        steps: number of updates S, >= 0.
-        measure: (params) -> any pytree of arrays.
-        unroll: as in `adapt`.
-
-    Returns:
-        The measures stacked on a leading axis [S + 1].
-
-    Raises:
-        ValueError: for a negative number of steps.
-
-    Example:
-        >>> tx = optax.sgd(0.25)
-        >>> fast = start(jnp.array(1.0), tx)
-        >>> trajectory(lambda w, key: w**2, fast, tx, jax.random.key(0), steps=2,
-        ...            measure=lambda w: w).tolist()
-        [1.0, 0.5, 0.25]
-    """
-    if steps < 0:
-        raise ValueError(f"steps must be at least 0, got {steps}")
-
-    def step(fast: Fast, key: Key) -> tuple[Fast, Any]:
-        fast = adapt(loss, fast, tx, key, steps=1, first_order=True, remat=False, unroll=True)
-        fast = jax.lax.stop_gradient(fast)
-        return fast, measure(fast.params)
-
-    first = measure(jax.lax.stop_gradient(fast.params))
-    keys = jax.random.split(key, steps)
-    if unroll:
-        rest = []
-        for s in range(steps):
-            fast, value = step(fast, keys[s])
-            rest.append(value)
-        return jax.tree.map(lambda *values: jnp.stack(values), first, *rest)
-    _, later = jax.lax.scan(step, fast, keys)
-    return jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), first, later)

@@ -11,7 +11,7 @@ the cache.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,23 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from lml_jax.types import Key, Loss, Metrics, Params, Task
+from lml_jax.types import Key, Loss, Metrics, Params, PyTree, Task
 
-BatchLoss = Callable[..., tuple[Array, Metrics]]  # (params, tasks, key, *shared)
+
+class BatchLoss(Protocol):
+    """The loss of a meta-batch: the scalar and metrics, with `bad_task` among them."""
+
+    def __call__(  # noqa: D102
+        self, params: Params, tasks: PyTree, key: Key, /, *shared: PyTree
+    ) -> tuple[Array, Metrics]: ...
+
+
+class Reduce(Protocol):
+    """From the loss of one task to that of a meta-batch: it says where the tasks are computed."""
+
+    def __call__(self, loss: Loss, /) -> BatchLoss: ...  # noqa: D102
+
+
 Each = Callable[..., tuple[Array, Metrics]]  # (params, tasks, keys [T], *shared) -> each of [T]
 
 
@@ -181,7 +195,9 @@ def _summed(side_by_side: Each) -> Callable[..., tuple[Array, Metrics]]:
         sums, *rest = saved
         # Every task counts alike in their mean, so one factor says what all count.
         ct = jnp.mean(cts[0])
-        return (jax.tree.map(lambda g: g * ct.astype(g.dtype), sums), *map(_unknown, rest))
+        of_params = jax.tree.map(lambda g: g * ct.astype(g.dtype), sums)
+        with jax.debug_nans(False):  # NaN is meant here, and dropped where nobody asks for it
+            return (of_params, *map(_unknown, rest))
 
     through.defvjp(forward, backward)
     return through

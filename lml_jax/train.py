@@ -1,8 +1,8 @@
 """The outer loop: the loss of an episode, a train step, and runs of many steps."""
 
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any
+from collections.abc import Hashable, Iterator
+from functools import lru_cache, partial
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,45 @@ from jax import Array
 
 from lml_jax import losses
 from lml_jax.metrics import accuracy
-from lml_jax.parallel import BatchLoss, vmap_mean
-from lml_jax.types import ExampleLoss, Key, Learner, Loss, Metrics, Params, Task, TrainState
+from lml_jax.parallel import Reduce, vmap_mean
+from lml_jax.types import (
+    ExampleLoss,
+    Key,
+    Learner,
+    Loss,
+    Metrics,
+    Params,
+    PyTree,
+    Task,
+    TrainState,
+)
+from lml_jax.updates import apply_update
 
-Step = Callable[..., tuple[Any, Metrics]]  # (state, tasks, key, *shared)
+
+class Step(Hashable, Protocol):
+    """One update: (state, tasks, key, *shared) -> (state, metrics); the state counts its updates.
+
+    The state has `step` and `bad_step`, as `TrainState`, `LifelongState` and the states of
+    generators have.
+    """
+
+    def __call__(  # noqa: D102
+        self, state: Any, tasks: Any, key: Key, /, *shared: PyTree
+    ) -> tuple[Any, Metrics]: ...
+
+
+class Draw(Hashable, Protocol):
+    """Tasks drawn inside jit from `data`, any pytree of arrays."""
+
+    def __call__(self, data: Any, key: Key, /) -> Any: ...  # noqa: D102
+
+
+class Runner(Protocol):
+    """Many steps: (state, data, key, length) -> (state, metrics [length]); donates the state."""
+
+    def __call__(  # noqa: D102
+        self, state: Any, data: Any, key: Key, length: int, /
+    ) -> tuple[Any, Metrics]: ...
 
 
 class DivergedError(FloatingPointError):
@@ -23,6 +58,10 @@ class DivergedError(FloatingPointError):
     def __init__(self, message: str, state: Any) -> None:
         super().__init__(message)
         self.state = state
+
+    def __reduce__(self) -> tuple[type["DivergedError"], tuple[str, Any]]:
+        """Rebuilt by its two arguments, for a pool of processes that pickles it."""
+        return type(self), (str(self), self.state)
 
 
 def episode_loss(learner: Learner, *, loss: ExampleLoss = losses.cross_entropy) -> Loss:
@@ -73,7 +112,7 @@ def make_train_step(
     loss: Loss,
     tx: optax.GradientTransformation,
     *,
-    reduce: Callable[[Loss], BatchLoss] = vmap_mean,
+    reduce: Reduce = vmap_mean,
 ) -> Step:
     """One update of `tx` on the loss of a meta-batch.
 
@@ -89,7 +128,8 @@ def make_train_step(
 
     Returns:
         (state, tasks, key) -> (state, metrics); the caller owns jit and donation. What follows the
-        key, a bank for instance, goes on to `loss`, for every task the same.
+        key, a bank for instance, goes on to `loss`, for every task the same. The metrics hold
+        `bad_step`, -1 or the first step that was refused.
 
     Example:
         >>> step = make_train_step(lambda w, t, key: ((w - t) ** 2, {}), optax.sgd(0.5))
@@ -101,7 +141,8 @@ def make_train_step(
 
     def step(state: TrainState, tasks: Task, key: Key, *shared: Any) -> tuple[TrainState, Metrics]:
         (value, metrics), grads = value_and_grad(state.params, tasks, key, *shared)
-        return update(state, value, grads, tx), {"loss": value, **metrics}
+        state = update(state, value, grads, tx)
+        return state, {"loss": value, **metrics, "bad_step": state.bad_step}
 
     return step
 
@@ -110,10 +151,8 @@ def update(
     state: TrainState, value: Array, grads: Params, tx: optax.GradientTransformation
 ) -> TrainState:
     """`state` after one step of `tx`, or as it was if loss, gradient or update is not finite."""
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    new = TrainState(
-        optax.apply_updates(state.params, updates), opt_state, state.step + 1, state.bad_step
-    )
+    params, opt_state, updates = apply_update(tx, grads, state.opt_state, state.params, value=value)
+    new = TrainState(params, opt_state, state.step + 1, state.bad_step)
     finite = all_finite(value, grads, updates)
     good = finite & (state.bad_step < 0)
     kept = jax.tree.map(partial(jnp.where, good), new, state)
@@ -141,19 +180,19 @@ def all_finite(value: Array, *trees: Any) -> Array:
     return jnp.stack([jnp.isfinite(value), *each]).all()
 
 
-def make_runner(
-    step: Step, sample: Callable[[Any, Key], Any], *, scan: bool = False
-) -> Callable[[Any, Any, Key, int], tuple[Any, Metrics]]:
+@lru_cache(maxsize=64)
+def make_runner(step: Step, sample: Draw, *, scan: bool = False) -> Runner:
     """Compile `step` together with the sampling of its tasks.
 
     Step t draws its tasks and its randomness from `fold_in(key, t)`, t = `state.step`, so a run
-    may be cut anywhere and goes on as if it had not been.
+    that is interrupted and resumed is bit-identical to an uninterrupted one. The same `step` and
+    `sample` give the same runner, so nothing is compiled twice for them.
 
     Args:
         step: (state, tasks, key) -> (state, metrics); the state has `step` and `bad_step`.
         sample: (data, key) -> tasks, run inside jit.
-        scan: one compiled scan; else a loop over one step. A scan is faster for MLPs;
-            convolutions inside a scan crawl on CPU.
+        scan: one compiled scan; else a loop over one step. A scan is faster for MLPs and on
+            accelerators; convolutions inside a scan are very slow on CPU.
 
     Returns:
         (state, data, key, length) -> (state, metrics [length]); donates the state it is given,
@@ -190,9 +229,9 @@ def make_runner(
 
 def run(
     step: Step,
-    sample: Callable[[Any, Key], Any],
+    sample: Draw,
     state: TrainState,
-    data: Any,
+    data: PyTree,
     key: Key,
     *,
     steps: int,
@@ -227,6 +266,7 @@ def run(
     if steps < 1 or chunk < 1:
         raise ValueError(f"steps and chunk must be at least 1, got {steps} and {chunk}")
     many = make_runner(step, sample, scan=scan)
+    data = jax.tree.map(jnp.asarray, data)  # to the device once
     for first in range(0, steps, chunk):
         # A copy, for what was yielded, or given by the caller, must outlive the donation.
         state, metrics = many(copy(state), data, key, min(chunk, steps - first))
@@ -240,15 +280,23 @@ def copy(state: Any) -> Any:
 
 
 def check_finite(state: Any, metrics: Metrics, *, where: str = "") -> None:
-    """Raise `DivergedError`, saying at which step and task, if an update was refused."""
+    """Raise `DivergedError` if an update was refused: at which step, of what, in which task.
+
+    Metrics named `bad_step_PART` say in which part of the learner, as a GAN's generator.
+    """
     bad = int(state.bad_step)
-    if bad >= 0:
-        tasks = metrics["bad_task"] if "bad_task" in metrics else jnp.array([-1])
-        found = tasks[tasks >= 0]
-        at = f", task {int(found[0])} of its meta-batch" if found.size else ""
-        at += f", in the {state.bad_part}" if hasattr(state, "bad_part") else ""
-        raise DivergedError(
-            f"the loss or its gradient was not finite at step {bad}{at}{where}; "
-            "the state is kept as it was before that step",
-            state,
-        )
+    if bad < 0:
+        return
+    at = ""
+    if "bad_task" in metrics:
+        found = metrics["bad_task"][metrics["bad_task"] >= 0]
+        at += f", task {int(found[0])} of its meta-batch" if found.size else ""
+    prefix = "bad_step_"
+    parts = [name.removeprefix(prefix) for name, values in metrics.items()
+             if name.startswith(prefix) and int(jnp.max(values)) >= 0]  # fmt: skip
+    at += f", in the {' and the '.join(parts)}" if parts else ""
+    raise DivergedError(
+        f"the loss or its gradient was not finite at step {bad}{at}{where}; "
+        "the state is kept as it was before that step",
+        state,
+    )

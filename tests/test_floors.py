@@ -7,11 +7,12 @@ import lml_jax
 
 ROOT = Path(lml_jax.__file__).parent
 FLOORS = {
-    "types": -1, "checks": -1, "pixels": 0, "atomic_write": 0, "cpu": 0, "nets._batched_conv": 0,
-    "losses": 1, "metrics": 1, "inner": 1, "memory": 1, "parallel": 1, "nets": 1,
-    "checkpoint": 1, "data": 1,
-    "classifiers": 2, "metrics.trained": 2,
-    "learners": 3, "train": 3,
+    "types": -1, "checks": -1, "pixels": 0, "atomic_write": 0,
+    "_structure": 0, "_ownership": 0, "updates": 0, "cpu": 0, "nets._batched_conv": 0,
+    "storage": 1, "losses": 1, "inner": 1, "memory": 1, "parallel": 1, "nets": 1,
+    "data": 1,
+    "checkpoint": 2, "classifiers": 2, "metrics": 2,
+    "learners": 3, "train": 3, "metrics.trained": 3,
     "generative": 4,  # a step of a generator is a train step
     "lifelong": 5, "evaluate": 5, "metrics.augmentation": 5,
     "plots": 6, "experiments": 7,

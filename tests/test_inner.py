@@ -168,17 +168,6 @@ def test_split_and_merge_are_inverse():
         inner.split(params, lambda path: path == "tail")
 
 
-def test_trajectory_measures_every_step(problem):
-    support, query, theta = problem
-    tx = optax.sgd(0.05)
-    for unroll in (True, False):
-        got = inner.trajectory(
-            support, inner.start(theta, tx), tx, KEY, steps=3, measure=query, unroll=unroll
-        )
-        want = [outer(support, query, tx, steps=s)(theta) for s in range(4)]
-        np.testing.assert_allclose(got, want, rtol=1e-12)
-
-
 def test_negative_steps_are_refused(problem):
     support, _, theta = problem
     tx = optax.sgd(0.1)

@@ -1,3 +1,5 @@
+import pickle
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -141,3 +143,11 @@ def test_an_update_that_is_not_finite_is_refused_too():
     state, _ = step(train.init_state(jnp.ones(2), tx), jnp.zeros(1), KEY)
     assert int(state.bad_step) == 0
     assert state.params.tolist() == [1.0, 1.0]
+
+
+def test_a_diverged_error_survives_pickling():
+    """As a pool of processes sends it."""
+    error = train.DivergedError("step 3", train.init_state({"w": jnp.ones(2)}, optax.adam(1e-3)))
+    found = pickle.loads(pickle.dumps(error))
+    assert str(found) == "step 3"
+    chex.assert_trees_all_equal(found.state, error.state)

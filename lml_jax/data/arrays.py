@@ -2,52 +2,64 @@
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from lml_jax.types import Dataset
+from lml_jax.types import Dataset, PyTree
 
 
 def from_arrays(
-    x: ArrayLike, y: ArrayLike, *, group: ArrayLike | None = None, groups: Sequence[str] = ()
+    x: PyTree,
+    y: ArrayLike,
+    *,
+    group: ArrayLike | None = None,
+    groups: Sequence[str] = (),
+    names: Sequence[str] = (),
 ) -> Dataset:
-    """A `Dataset` of the user's own arrays, in the order given.
+    """A `Dataset` of the user's own arrays, which are not copied.
 
-    `x`: images, uint8 [n, H, W] or [n, H, W, channels], or finite floats [n, ...] of rank 2 or
-    more. `y`: integers [n], the labels 0..C-1, each at least once. `group`: integers [C], the
-    alphabet or super-class of each class, an index into `groups`; all classes share group 0 where
-    it is None.
+    Args:
+        x: uint8 images [n, H, W] or [n, H, W, channels] in 0..255, or floats or integers [n, ...]:
+            standardised images, features, sequences, token ids. A pytree of arrays that all lead
+            with n is one input of several parts (token ids and a mask, say).
+        y: labels 0..C-1, integers [n], each at least once.
+        group: integers [C], the alphabet or superclass of each class, an index into `groups`; None
+            puts all classes into group 0.
+        groups: names of the groups.
+        names: names of the C classes; empty: none.
 
     Raises:
-        TypeError: `x` is neither uint8 nor floating, `y` or `group` is not of integers.
+        TypeError: an array is of neither integers nor floats, `y` or `group` is not of integers.
         ValueError: a rank, length or value is not as said above.
 
     Example:
         >>> data = from_arrays(np.zeros((4, 2)), [0, 1, 1, 1])
-        >>> data.classes, data.count.tolist()
-        (2, [1, 3])
+        >>> data.classes, data.count.tolist(), data.rows_of(1).tolist()
+        (2, [1, 3], [1, 2, 3])
     """
     x, y = _check_x(x), _check_y(y)
-    if len(x) != len(y):
-        raise ValueError(f"x has {len(x)} examples and y has {len(y)} labels: expected as many")
+    sizes = {len(leaf) for leaf in jax.tree.leaves(x)}
+    if sizes != {len(y)}:
+        found = " and ".join(map(str, sorted(sizes)))
+        raise ValueError(f"x has {found} examples and y has {len(y)} labels: expected as many")
     classes = int(y.max()) + 1
     # Tested before anything of size C is made: a stray label may be astronomically large.
     if classes > len(y) or (empty := np.flatnonzero(np.bincount(y) == 0)).size:
         absent = f"class {empty[0]} has no example" if classes <= len(y) else "too few examples"
         raise ValueError(f"y has largest label {classes - 1}, so {classes} classes, but {absent}")
+    if names and len(names) != classes:
+        raise ValueError(f"names has {len(names)} class names, expected {classes}")
     count = np.bincount(y)
-    order = np.argsort(y, kind="stable")
-    column = np.arange(np.max(count))
-    # Padding repeats the first example of the class, so a stray read has at least the right label.
-    offset = np.where(column < count[:, None], column, 0)
-    index = order[(np.cumsum(count) - count)[:, None] + offset]
     return Dataset(
-        x=jnp.asarray(x),
-        index=jnp.asarray(index, jnp.int32),
-        count=jnp.asarray(count, jnp.int32),
-        group=jnp.asarray(_check_group(group, tuple(groups), classes), jnp.int32),
+        x=x,
+        rows=np.argsort(y, kind="stable").astype(np.int32),
+        start=(np.cumsum(count) - count).astype(np.int32),
+        count=count.astype(np.int32),
+        group=_check_group(group, tuple(groups), classes).astype(np.int32),
         groups=tuple(groups),
+        names=tuple(str(name) for name in names),
     )
 
 
@@ -80,11 +92,15 @@ def select(dataset: Dataset, classes: ArrayLike) -> Dataset:
         )
     if len(np.unique(classes)) != len(classes):
         raise ValueError(f"classes repeats {np.sort(classes)[:-1][np.diff(np.sort(classes)) == 0]}")
-    index, count = np.asarray(dataset.index)[classes], np.asarray(dataset.count)[classes]
-    real = np.arange(index.shape[1]) < count[:, None]
-    y = np.repeat(np.arange(len(classes)), count)
-    group = np.asarray(dataset.group)[classes]
-    return from_arrays(dataset.x[index[real]], y, group=group, groups=dataset.groups)
+    rows = np.concatenate([dataset.rows_of(c) for c in classes])
+    y = np.repeat(np.arange(len(classes)), np.asarray(dataset.count)[classes])
+    return from_arrays(
+        jax.tree.map(lambda leaf: np.asarray(leaf)[rows], dataset.x),
+        y,
+        group=np.asarray(dataset.group)[classes],
+        groups=dataset.groups,
+        names=[dataset.names[c] for c in classes] if dataset.names else (),
+    )
 
 
 def rotations(dataset: Dataset) -> Dataset:
@@ -103,39 +119,54 @@ def rotations(dataset: Dataset) -> Dataset:
 
     Source: Santoro et al., "Meta-learning with memory-augmented neural networks", ICML 2016.
     """
-    x = dataset.x
+    x = np.asarray(dataset.x)
     if x.ndim not in (3, 4) or x.shape[1] != x.shape[2]:
         raise ValueError(
             f"x has shape {x.shape}, expected square images [n, H, H] or [n, H, H, ch]"
         )
     # Each turn starts from the unturned images, never from the turn before.
-    turned = jnp.concatenate([jnp.rot90(x, r, axes=(1, 2)) for r in range(4)])
-    index = jnp.concatenate([dataset.index + r * len(x) for r in range(4)])
+    turned = np.concatenate([np.rot90(x, r, axes=(1, 2)) for r in range(4)])
+    names = [f"{name}, {90 * r} degrees" for r in range(4) for name in dataset.names]
     return Dataset(
-        turned, index, jnp.tile(dataset.count, 4), jnp.tile(dataset.group, 4), dataset.groups
+        x=turned,
+        rows=np.concatenate([np.asarray(dataset.rows) + r * len(x) for r in range(4)]),
+        start=np.concatenate([np.asarray(dataset.start) + r * len(dataset.rows) for r in range(4)]),
+        count=np.tile(dataset.count, 4),
+        group=np.tile(dataset.group, 4),
+        groups=dataset.groups,
+        names=tuple(names),
     )
 
 
-def _check_x(x: ArrayLike) -> np.ndarray:
-    """`x` as a numpy array, once its type, rank and values are as `from_arrays` says."""
+def _check_x(x: PyTree) -> PyTree:
+    """`x` with numpy arrays for leaves, once their type, rank and values are as said above."""
+    if not jax.tree.leaves(x) or not isinstance(x, dict | tuple):
+        return _check_part(x)  # one array, or lists that numpy makes one of
+    return jax.tree.map(_check_part, x)
+
+
+def _check_part(x: ArrayLike) -> np.ndarray:
     x = np.asarray(x)
-    if x.dtype != np.uint8 and not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"x is of {x.dtype}, expected uint8 images or floating features")
+    if not (np.issubdtype(x.dtype, np.integer) or jnp.issubdtype(x.dtype, jnp.floating)):
+        raise TypeError(f"x is of {x.dtype}, expected integers or floats")
     if x.dtype == np.uint8 and x.ndim not in (3, 4):
         raise ValueError(f"x has shape {x.shape}, expected uint8 images [n, H, W] or [n, H, W, ch]")
     if x.ndim < 2:
         raise ValueError(f"x has shape {x.shape}, expected features of rank 2 or more, [n, ...]")
     if x.size == 0:
         raise ValueError(f"x has shape {x.shape}, expected at least one example and one value each")
-    # Tested as the device will hold it: 1e300 is finite until it becomes a float32.
-    if x.dtype != np.uint8 and not bool(jnp.isfinite(jnp.asarray(x)).all()):
-        raise ValueError("x holds NaN, infinity or values beyond float32, expected finite features")
-    if x.ndim >= 3:
-        low, high = x.min(), x.max()
-        if x.dtype == np.uint8 and high == 1:
+    if x.dtype == np.uint8:
+        if not isinstance(x, np.memmap) and x.max() == 1:
             raise ValueError("images of uint8 are in 0..1, expected 0..255: multiply by 255")
-        if x.dtype != np.uint8 and (low < 0 or high > 1):
-            raise ValueError(f"images of floats are in {low}..{high}, expected 0..1, or uint8")
+    elif np.issubdtype(x.dtype, np.integer):
+        low, high = np.iinfo(np.int32).min, np.iinfo(np.int32).max
+        if x.min() < low or x.max() > high:
+            raise ValueError(f"x has integers {x.min()}..{x.max()}, expected values of int32")
+    elif not isinstance(x, np.memmap):
+        # Tested as the device will hold it: 1e300 is finite until it becomes a float32.
+        large = np.abs(x) > np.finfo(np.float32).max if x.dtype == np.float64 else False
+        if not np.isfinite(x).all() or np.any(large):
+            raise ValueError("x holds NaN, infinity or values beyond float32, expected finite ones")
     return x
 
 

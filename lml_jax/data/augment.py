@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lml_jax.types import Batch, Key, Stream, Task
+from lml_jax.checks import check_images
+from lml_jax.types import Key
 
 
 class Jitter(NamedTuple):
@@ -19,26 +20,45 @@ class Jitter(NamedTuple):
 
 
 def warp(x: Array, matrix: Array, shift: Array) -> Array:
-    """Images y(p) = x(A (p - c) + c + t), p = (row, column), c the centre; zeros outside.
+    """Images moved by affine maps.
 
-    `x` [n, H, W] of floats, or of integers, which are rounded; A = `matrix` [n, 2, 2] and
-    t = `shift` [n, 2] in pixels -> [n, H, W] of the type of `x`.
+    y(p) = x(A (p - c) + c + t), p = (row, column), c the centre; zeros outside the image.
+
+    Args:
+        x: images [n, H, W] or [n, H, W, channels], of floats, or of integers, which are rounded.
+        matrix: A [n, 2, 2], the same for all channels of an image.
+        shift: t [n, 2], in pixels.
+
+    Returns:
+        Images of the shape and type of x.
+
+    Raises:
+        ValueError: for another rank; for images [n, channels, H, W].
 
     Example:
         >>> x = jnp.array([[[1.0, 2.0], [3.0, 4.0]]])
         >>> warp(x, jnp.eye(2)[None], jnp.array([[0.0, 1.0]]))[0].tolist()
         [[2.0, 0.0], [4.0, 0.0]]
     """
+    check_images(x, what="affine maps")
     h, w = x.shape[1:3]
-    centre = jnp.array([(h - 1) / 2, (w - 1) / 2])[:, None]
-    grid = jnp.stack(jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing="ij")).reshape(2, -1)
+    dtype = jnp.float64 if matrix.dtype == jnp.float64 else jnp.float32
+    centre = jnp.array([(h - 1) / 2, (w - 1) / 2], dtype)[:, None]
+    rows = jnp.stack(jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing="ij"))
+    grid = rows.reshape(2, -1).astype(dtype)
+    integer = jnp.issubdtype(x.dtype, jnp.integer)
 
     def one(image: Array, matrix: Array, shift: Array) -> Array:
-        where = matrix @ (grid - centre) + centre + shift[:, None]
+        where = matrix.astype(dtype) @ (grid - centre) + centre + shift.astype(dtype)[:, None]
         rows, columns = where.reshape(2, h, w)
-        sampled = jax.scipy.ndimage.map_coordinates(image.astype(float), [rows, columns], order=1)
-        # Rounding, for images kept as uint8: truncation would darken a little at every turn.
-        integer = jnp.issubdtype(x.dtype, jnp.integer)
+
+        def channel(plane: Array) -> Array:
+            return jax.scipy.ndimage.map_coordinates(plane.astype(dtype), [rows, columns], order=1)
+
+        if image.ndim == 3:
+            channel = jax.vmap(channel, in_axes=-1, out_axes=-1)
+        sampled = channel(image)
+        # Rounding, for images of uint8: truncation would darken a little at every turn.
         return (jnp.round(sampled) if integer else sampled).astype(x.dtype)
 
     return jax.vmap(one)(x, matrix, shift)
@@ -51,10 +71,20 @@ def turn(radians: Array) -> Array:
 
 
 def affine(x: Array, key: Key, jitter: Jitter) -> Array:
-    """Each image [n, H, W] by an affine map of its own, of a size within `jitter`.
+    """Each image moved by an affine map of its own, of a size within `jitter`.
 
-    A = turn(a) [[1, s], [0, 1]] diag(exp u, exp v), with a, s, u, v and the shift uniform. The
-    limits may be traced; at 0 an image stays as it is.
+    A = turn(a) [[1, s], [0, 1]] diag(exp u, exp v), with a, s, u, v and the shift uniform.
+
+    Args:
+        x: images [n, H, W] or [n, H, W, channels].
+        key: a typed key.
+        jitter: the limits, which may be traced; at 0 an image stays as it is.
+
+    Returns:
+        Images of the shape and type of x.
+
+    Raises:
+        ValueError: for another rank; for images [n, channels, H, W].
 
     Example:
         >>> x = jnp.eye(4)[None]
@@ -66,33 +96,5 @@ def affine(x: Array, key: Key, jitter: Jitter) -> Array:
     zero, one = jnp.zeros_like(shear), jnp.ones_like(shear)
     slant = jnp.stack([jnp.stack([one, shear], -1), jnp.stack([zero, one], -1)], -2)
     matrix = turn(angle) @ slant * jnp.exp(jitter.scale * drawn[2:4].T)[:, None, :]
-    return warp(x, matrix, jitter.shift * drawn[4:6].T * jnp.array([x.shape[1:3]]))
-
-
-def jittered(stream: Stream, jitter: Jitter) -> Stream:
-    """`stream`, each image of its episodes moved by an affine map that is new at every draw.
-
-    What `train` and `test` give stays as it is.
-
-    Example:
-        >>> from lml_jax.data.glyphs import glyphs
-        >>> from lml_jax.data.streams import class_incremental
-        >>> plain = class_incremental(glyphs(), tasks=2, classes_per_task=2, seed=0,
-        ...                           train_per_class=15)
-        >>> drawn = jittered(plain, Jitter()).episodes(0, jax.random.key(0))
-        >>> drawn.query.x.shape == plain.episodes(0, jax.random.key(0)).query.x.shape
-        True
-    """
-
-    def moved(part: Batch, key: Key) -> Batch:
-        x = part.x.reshape(-1, *part.x.shape[2:])
-        return part._replace(x=affine(x, key, jitter).reshape(part.x.shape))
-
-    def episodes(i: Array | int, key: Key) -> Task:
-        key_draw, key_support, key_query = jax.random.split(key, 3)
-        drawn = stream.episodes(i, key_draw)
-        return drawn._replace(
-            support=moved(drawn.support, key_support), query=moved(drawn.query, key_query)
-        )
-
-    return stream._replace(episodes=episodes)
+    size = jnp.array([x.shape[1:3]], drawn.dtype)
+    return warp(x, matrix, jitter.shift * drawn[4:6].T * size)

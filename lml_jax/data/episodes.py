@@ -1,26 +1,24 @@
 """N-way K-shot episodes, drawn inside jit by index alone."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Literal, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from lml_jax.types import Batch, Dataset, Key, Task
+from lml_jax.checks import known
+from lml_jax.data.draws import draw_positions, split_shots, take
+from lml_jax.types import Batch, Dataset, Key, PyTree, Task
+
+Small = Literal["refuse", "pad", "skip"]
 
 
-def draw_examples(index: Array, count: Array, key: Key, *, n: int) -> Array:
-    """n different rows of one class: `index` [M], of which the first `count` are real -> [n].
+class Sampler(Protocol):
+    """A meta-batch of tasks, drawn inside jit; `data` is what the sampler was made for."""
 
-    Example:
-        >>> rows = draw_examples(jnp.array([7, 8, 9, 0]), jnp.array(3), jax.random.key(0), n=3)
-        >>> sorted(rows.tolist())
-        [7, 8, 9]
-    """
-    score = jax.random.uniform(key, index.shape)
-    score = jnp.where(jnp.arange(index.shape[0]) < count, score, -1.0)
-    return index[jax.lax.top_k(score, n)[1]]
+    def __call__(self, data: PyTree, key: Key, /) -> Task:
+        """Tasks with a leading axis [tasks]."""
 
 
 def rotate90(x: Array, turns: Array) -> Array:
@@ -35,26 +33,36 @@ def rotate90(x: Array, turns: Array) -> Array:
 
 
 def episodes(
-    data: Dataset, *, tasks: int, ways: int, shots: int, queries: int, rotate: bool = False
-) -> Callable[[Dataset, Key], Task]:
-    """A sampler of episodes with classes renumbered 0..N-1.
+    data: Dataset,
+    *,
+    tasks: int,
+    ways: int,
+    shots: int,
+    queries: int,
+    rotate: bool = False,
+    small: Small = "refuse",
+) -> Sampler:
+    """A sampler of N-way K-shot episodes with classes renumbered 0..N-1.
 
     Args:
         data: where the episodes will come from; only its counts are looked at here.
         tasks: meta-batch, the leading axis.
         ways: N, different classes in an episode.
-        shots: K, support examples a class.
-        queries: query examples a class, disjoint from the support set.
+        shots: K, support examples per class.
+        queries: query examples per class, disjoint from the support set.
         rotate: turn each class of each episode by a random multiple of 90 degrees, as
             "maml-random" does at training and at test. Images must be square.
+        small: classes of fewer than shots + queries examples: "refuse" raises, "pad" divides what
+            they have and fills the rest with examples of weight 0.
 
     Returns:
         (data, key) -> tasks: x [tasks, N * K, ...] as stored, y int32 [tasks, N * K], class by
-        class, and the same for the query set; `id` is None.
+        class, and the same for the query set; `id` is None. An example that does not exist (with
+        "pad", or in other data with smaller classes than those looked at) has weight 0.
 
     Raises:
-        ValueError: for numbers below 1, more ways than classes, or more shots + queries than the
-            smallest class has examples.
+        ValueError: for numbers below 1, more ways than classes, or more shots + queries than a
+            class has examples, naming the class.
 
     Example:
         >>> from lml_jax.data.arrays import from_arrays
@@ -64,48 +72,63 @@ def episodes(
         (4, 2, 2)
 
     Source:
-        Vinyals et al. Matching Networks for One Shot Learning, 2016, section 4.1.
+        Vinyals et al. Matching Networks for One Shot Learning, 2016, section 4.1,
+        https://arxiv.org/abs/1606.04080.
     """
-    check_episode(ways, shots, queries, classes=data.classes, examples=int(data.count.min()))
+    known(small, ("refuse", "pad"), what="treatment of small classes")
+    least = shots + queries if small == "refuse" else 1
+    check_episode(ways, shots, queries, classes=data.classes)
+    check_counts(data, least=least, shots=shots, queries=queries)
     if tasks < 1:
         raise ValueError(f"tasks must be at least 1, got {tasks}")
-    if rotate and (data.x.ndim < 3 or data.x.shape[1] != data.x.shape[2]):
-        raise ValueError(f"only square images can be rotated, got x of shape {data.x.shape}")
-
-    def one(data: Dataset, key: Key) -> Task:
-        key_class, key_example, key_turn = jax.random.split(key, 3)
-        classes = jax.random.choice(key_class, data.classes, (ways,), replace=False)
-        turns = jax.random.randint(key_turn, (ways,), 0, 4)
-
-        def of_class(c: Array, key: Key) -> Array:
-            return draw_examples(data.index[c], data.count[c], key, n=shots + queries)
-
-        rows = jax.vmap(of_class)(classes, jax.random.split(key_example, ways))
-
-        def batch(rows: Array) -> Batch:
-            x = data.x[rows.reshape(-1)]
-            if rotate:
-                x = rotate90(x, jnp.repeat(turns, rows.shape[1]))
-            return Batch(x, jnp.repeat(jnp.arange(ways, dtype=jnp.int32), rows.shape[1]))
-
-        return Task(batch(rows[:, :shots]), batch(rows[:, shots:]))
-
-    checked = data.index.shape
+    shape = jax.tree.leaves(data.x)[0].shape
+    if rotate and (len(shape) < 3 or shape[1] != shape[2]):
+        raise ValueError(f"only square images can be rotated, got x of shape {shape}")
+    checked = data.classes
 
     def sample(data: Dataset, key: Key) -> Task:
-        if data.index.shape != checked:
-            raise ValueError(
-                f"this sampler was made for {checked[0]} classes of up to {checked[1]} examples, "
-                f"got {data.index.shape[0]} of up to {data.index.shape[1]}"
-            )
-        return jax.vmap(one, in_axes=(None, 0))(data, jax.random.split(key, tasks))
+        if data.classes != checked:
+            raise ValueError(f"this sampler was made for {checked} classes, got {data.classes}")
+        data = jax.tree.map(jnp.asarray, data)
+
+        def one(key: Key) -> Task:
+            return _episode(data, key, ways=ways, shots=shots, queries=queries, rotate=rotate)
+
+        return jax.vmap(one)(jax.random.split(key, tasks))
 
     return sample
 
 
-def fewer_shots(
-    sample: Callable[[Any, Key], Task], *, ways: int, shots: int, least: int
-) -> Callable[[Any, Key], Task]:
+def _episode(data: Dataset, key: Key, *, ways: int, shots: int, queries: int, rotate: bool) -> Task:
+    key_class, key_example, key_turn = jax.random.split(key, 3)
+    classes = jax.random.choice(key_class, data.classes, (ways,), replace=False)
+    turns = jax.random.randint(key_turn, (ways,), 0, 4)
+    count = data.count[classes]
+    keys = jax.random.split(key_example, ways)
+    at = jax.vmap(lambda c, k: draw_positions(c, k, n=shots + queries))(count, keys)
+    support = split_shots(count, shots=shots, queries=queries)
+
+    def batch(first: Array, size: int, there: Array) -> Batch:
+        """Of each class, the drawn examples first..first + size, of which so many are there."""
+        column = first[:, None] + jnp.arange(size)[None]
+        place = jnp.take_along_axis(at, jnp.minimum(column, at.shape[1] - 1), axis=1)
+        real = jnp.arange(size)[None] < there[:, None]
+        start = data.start[classes][:, None]
+        rows = data.rows[start + jnp.where(real, place, 0)]
+        x = take(data.x, rows.reshape(-1))
+        if rotate:
+            x = rotate90(x, jnp.repeat(turns, size))
+        y = jnp.repeat(jnp.arange(ways, dtype=jnp.int32), size)
+        return Batch(x, y, real.reshape(-1).astype(jnp.float32))
+
+    first = jnp.zeros_like(support)
+    return Task(
+        batch(first, shots, support),
+        batch(support, queries, jnp.minimum(count - support, queries)),
+    )
+
+
+def fewer_shots(sample: Sampler, *, ways: int, shots: int, least: int) -> Sampler:
     """`sample`, with a random number of support examples in each task: K' ~ U{least, ..., K}.
 
     The others stay where they are, with weight 0: shapes do not depend on K'.
@@ -129,28 +152,36 @@ def fewer_shots(
     if not 0 <= least <= shots:
         raise ValueError(f"least must be in 0..{shots}, got {least}")
 
-    def fewer(data: Any, key: Key) -> Task:
+    def fewer(data: PyTree, key: Key) -> Task:
         key_task, key_shots = jax.random.split(key)
         drawn = sample(data, key_task)
-        tasks = drawn.support.x.shape[0]
+        tasks = drawn.support.y.shape[0]
         kept = jax.random.randint(key_shots, (tasks, 1), least, shots + 1)
         place = jnp.tile(jnp.arange(shots), ways)[None]
-        weight = (place < kept).astype(float)
+        weight = (place < kept).astype(jnp.float32)
+        if drawn.support.weight is not None:
+            weight = weight * drawn.support.weight
         return drawn._replace(support=drawn.support._replace(weight=weight))
 
     return fewer
 
 
-def check_episode(ways: int, shots: int, queries: int, *, classes: int, examples: int) -> None:
-    """Raise ValueError unless such an episode can be drawn from so many classes and examples."""
+def check_episode(ways: int, shots: int, queries: int, *, classes: int) -> None:
+    """Raise ValueError unless such an episode can be drawn from so many classes."""
     if min(ways, shots, queries) < 1:
         raise ValueError(
             f"ways, shots and queries must be at least 1, got {ways}, {shots} and {queries}"
         )
     if ways > classes:
         raise ValueError(f"{ways} ways asked for, but there are only {classes} classes")
-    if shots + queries > examples:
+
+
+def check_counts(data: Dataset, *, least: int, shots: int, queries: int) -> None:
+    """Raise ValueError, naming the smallest class, if it has fewer than `least` examples."""
+    smallest = int(np.argmin(data.count))
+    if (count := int(data.count[smallest])) < least:
+        name = f" ({data.names[smallest]})" if data.names else ""
         raise ValueError(
-            f"{shots} shots + {queries} queries = {shots + queries} examples a class asked for, "
-            f"but the smallest class has {examples}"
+            f"{shots} shots + {queries} queries = {shots + queries} examples per class asked for, "
+            f'but class {smallest}{name} has {count}; small="pad" allows it'
         )

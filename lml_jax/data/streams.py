@@ -1,71 +1,94 @@
-"""Streams of tasks over one label space: class-, task- and domain-incremental."""
+"""Streams of tasks over one label space: class-incremental, domain-incremental, given task by task.
 
-from collections.abc import Callable
+A task-incremental stream is a class-incremental one, read with the logits masked to `members[i]`.
+"""
 
-import jax
-import jax.numpy as jnp
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
 import numpy as np
-from jax import Array
 
-from lml_jax.data.augment import turn, warp
-from lml_jax.data.episodes import check_episode, draw_examples
-from lml_jax.types import Batch, Dataset, Key, Stream, Task
-
-Transform = Callable[[Array | int, Array], Array]  # (position i, x [n, ...]) -> x of domain i
+from lml_jax.checks import known
+from lml_jax.data._build import Build, time_order
+from lml_jax.data.episodes import Small
+from lml_jax.data.stream import Stream, Transform
+from lml_jax.types import Dataset
 
 
 def class_incremental(
     data: Dataset,
     *,
-    tasks: int,
-    classes_per_task: int,
+    classes_per_task: int | Sequence[int],
     seed: int,
+    tasks: int | None = None,
+    order: Sequence[int] | None = None,
+    by_group: bool = True,
     test: Dataset | None = None,
     train_per_class: int | None = None,
     shots: int = 5,
     queries: int = 5,
+    ways: int | None = None,
     meta_batch: int = 4,
+    small: Small = "refuse",
 ) -> Stream:
     """Each task brings classes never seen before, numbered over the whole stream.
 
-    Task i holds the labels i * c .. (i + 1) * c - 1, c = `classes_per_task`. Where `data` has
-    several groups (alphabets, scripts), a task is c characters of one of them; otherwise the
-    classes are dealt out in a shuffled order. A task-incremental stream is the same stream, read
-    with the logits masked to `members[i]`.
+    With c classes per task, task i holds the labels i c .. (i + 1) c - 1.
 
     Args:
         data: all examples, or the training examples if `test` is given.
-        tasks: T.
-        classes_per_task: c.
+        classes_per_task: c, or one number per task, as in `[60] + 8 * [5]`.
         seed: of the choice of groups, classes and training examples.
+        tasks: T; may be left out where `classes_per_task` lists every task.
+        order: classes of `data` in the order of their labels; None draws them by the seed.
+        by_group: where `data` has several groups (alphabets, scripts), make a task of classes of
+            one group; needs one c for all tasks, and no `order`. Else classes are drawn from all.
         test: test examples of the same classes, else what `train_per_class` leaves over.
         train_per_class: training examples of each class; None with `test` takes all.
-        shots: support examples a class in `episodes`.
-        queries: query examples a class in `episodes`.
+        shots: support examples per class in `episodes`.
+        queries: query examples per class in `episodes`.
+        ways: classes in an episode; None: all of the largest task.
         meta_batch: episodes in one call of `episodes`.
+        small: classes with too few examples: "refuse" raises, "pad" uses what they have with
+            missing examples of weight 0, "skip" leaves them out of the stream.
 
     Returns:
-        A `Stream`; ragged classes are padded, with weight 0.
+        A `Stream`.
 
     Raises:
-        ValueError: for an empty stream, too few groups, classes or examples.
+        ValueError: for an empty stream, too few groups, classes or examples, or an `order` that
+            repeats a class or leaves 0..C-1.
 
     Example:
         >>> from lml_jax.data.glyphs import glyphs
         >>> stream = class_incremental(glyphs(), tasks=5, classes_per_task=4, seed=0,
         ...                            train_per_class=15)
-        >>> stream.classes
-        20
+        >>> stream.classes, stream.tasks
+        (20, 5)
 
     Source:
-        van de Ven, Tuytelaars, Tolias. Three types of incremental learning, 2022.
+        van de Ven, Tuytelaars, Tolias. Three types of incremental learning, 2022,
+        https://doi.org/10.1038/s42256-022-00568-3.
     """
-    _check_size(tasks, classes_per_task)
+    sizes = _sizes(tasks, classes_per_task)
     rng = np.random.default_rng(seed)
-    chosen = _choose_classes(np.asarray(data.group), tasks, classes_per_task, rng)
-    train_rows, test_rows = _rows(data, test, chosen, train_per_class, rng)
-    labels = np.arange(tasks * classes_per_task).reshape(tasks, classes_per_task)
-    return _stream(data, test, train_rows, test_rows, labels, shots, queries, meta_batch, None)
+    build = Build(data, test, train_per_class, shots, queries, ways, meta_batch, small)
+    usable = build.usable()
+    group = np.asarray(data.group)[usable]
+    if order is not None:
+        classes = _check_order(order, sizes, data.classes)
+    elif by_group and len(np.unique(group)) > 1:
+        classes = usable[_from_groups(group, sizes, rng)].reshape(-1)
+    else:
+        if sum(sizes) > len(usable):
+            raise ValueError(
+                f"{len(sizes)} tasks of {classes_per_task} classes need {sum(sizes)} classes, "
+                f"but there are only {len(usable)}"
+            )
+        classes = usable[rng.permutation(len(usable))[: sum(sizes)]]
+    parts = np.split(classes, np.cumsum(sizes)[:-1])
+    return build.stream([part.tolist() for part in parts], rng, "divide", None)
 
 
 def domain_incremental(
@@ -79,21 +102,25 @@ def domain_incremental(
     train_per_class: int | None = None,
     shots: int = 5,
     queries: int = 5,
+    ways: int | None = None,
     meta_batch: int = 4,
+    small: Small = "refuse",
 ) -> Stream:
-    """The same classes in every task, seen through another transformation each time.
+    """The same classes in every task, shown through another transformation each time.
 
     Args:
         data: as in `class_incremental`.
-        transform: (i, x [n, ...]) -> x of domain i, on the fly; see `rotated` and `permuted`.
+        transform: (i, x [n, ...]) -> x as domain i shows it; see `rotated` and `permuted`.
         tasks: T.
         classes: how many classes are drawn from `data`; labels 0..classes-1 in every task.
-        seed: as in `class_incremental`.
-        test: as in `class_incremental`.
-        train_per_class: as in `class_incremental`.
-        shots: as in `class_incremental`.
-        queries: as in `class_incremental`.
-        meta_batch: as in `class_incremental`.
+        seed: as in `class_incremental`, as is all that follows.
+        test: test examples.
+        train_per_class: training examples of each class.
+        shots: support examples per class.
+        queries: query examples per class.
+        ways: classes in an episode.
+        meta_batch: episodes in one call.
+        small: treatment of classes with too few examples.
 
     Returns:
         A `Stream`.
@@ -102,6 +129,7 @@ def domain_incremental(
         ValueError: for an empty stream, too few classes or examples.
 
     Example:
+        >>> from lml_jax.data.domains import rotated
         >>> from lml_jax.data.glyphs import glyphs
         >>> stream = domain_incremental(glyphs(), rotated(18.0), tasks=10, classes=10, seed=0,
         ...                             train_per_class=15)
@@ -109,174 +137,159 @@ def domain_incremental(
         10
 
     Source:
-        Lopez-Paz, Ranzato. Gradient Episodic Memory for Continual Learning, 2017, section 4.
+        Lopez-Paz, Ranzato. Gradient Episodic Memory for Continual Learning, 2017, section 4,
+        https://arxiv.org/abs/1706.08840.
     """
-    _check_size(tasks, classes)
+    _sizes(tasks, classes)
     rng = np.random.default_rng(seed)
-    chosen = _choose_classes(np.zeros(data.classes, int), 1, classes, rng)
-    once = _rows(data, test, chosen, train_per_class, rng)
-    train_rows, test_rows = (
-        (np.repeat(rows, tasks, axis=0), np.repeat(count, tasks, axis=0)) for rows, count in once
-    )
-    labels = np.tile(np.arange(classes), (tasks, 1))
-    return _stream(data, test, train_rows, test_rows, labels, shots, queries, meta_batch, transform)
-
-
-def rotated(degrees: float) -> Transform:
-    """Domain i is turned by i * `degrees`, counter-clockwise, bilinear, zeros outside.
-
-    Example:
-        >>> rotated(90.0)(1, jnp.eye(3)[None].at[0, 0, 1].set(2.0))[0].round(3).tolist()
-        [[0.0, 0.0, 1.0], [2.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
-    """
-
-    def transform(i: Array | int, x: Array) -> Array:
-        matrix = jnp.broadcast_to(turn(jnp.deg2rad(degrees * i)), (x.shape[0], 2, 2))
-        return warp(x, matrix, jnp.zeros((x.shape[0], 2)))
-
-    return transform
-
-
-def permuted(seed: int) -> Transform:
-    """Domain 0 as it is; domain i > 0 with its pixels in one random order, new for each i.
-
-    Example:
-        >>> permuted(0)(0, jnp.arange(4).reshape(1, 2, 2)).tolist()
-        [[[0, 1], [2, 3]]]
-    """
-
-    def transform(i: Array | int, x: Array) -> Array:
-        size = int(np.prod(x.shape[1:]))
-        order = jax.random.permutation(jax.random.fold_in(jax.random.key(seed), i), size)
-        order = jnp.where(jnp.asarray(i) == 0, jnp.arange(size), order)
-        return x.reshape(x.shape[0], size)[:, order].reshape(x.shape)
-
-    return transform
-
-
-def _check_size(tasks: int, classes: int) -> None:
-    if tasks < 1 or classes < 1:
-        raise ValueError(f"an empty stream: {tasks} tasks of {classes} classes")
-
-
-def _choose_classes(
-    group: np.ndarray, tasks: int, per_task: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Classes [tasks, per_task]: each task from one group, or all from the only group."""
-    ids, sizes = np.unique(group, return_counts=True)
-    if len(ids) == 1:
-        if tasks * per_task > len(group):
-            raise ValueError(
-                f"{tasks} tasks of {per_task} classes need {tasks * per_task} classes, "
-                f"but there are only {len(group)}"
-            )
-        return rng.permutation(len(group))[: tasks * per_task].reshape(tasks, per_task)
-    large = ids[sizes >= per_task]
-    if len(large) < tasks:
+    build = Build(data, test, train_per_class, shots, queries, ways, meta_batch, small)
+    usable = build.usable()
+    if classes > len(usable):
         raise ValueError(
-            f"{tasks} tasks asked for, but only {len(large)} groups have {per_task} classes or more"
+            f"1 tasks of {classes} classes need {classes} classes, but there are only {len(usable)}"
         )
-    picked = rng.permutation(large)[:tasks]
-    return np.stack([rng.permutation(np.flatnonzero(group == g))[:per_task] for g in picked])
+    chosen = usable[rng.permutation(len(usable))[:classes]].tolist()
+    return build.stream([chosen] * tasks, rng, "repeat", transform)
 
 
-Rows = tuple[np.ndarray, np.ndarray]  # rows [T, c, M] and how many of them are real [T, c]
-
-
-def _rows(
+def of_tasks(
     data: Dataset,
-    test: Dataset | None,
-    chosen: np.ndarray,
-    train_per_class: int | None,
-    rng: np.random.Generator,
-) -> tuple[Rows, Rows]:
-    """Rows of the training and of the test examples of the chosen classes."""
-    index, count = np.asarray(data.index)[chosen], np.asarray(data.count)[chosen]
-    smallest = int(count.min())
-    kept = smallest if train_per_class is None else train_per_class
-    if test is not None:
-        if test.classes != data.classes:
-            raise ValueError(f"test has {test.classes} classes, but training has {data.classes}")
-        held_out = np.asarray(test.index)[chosen], np.asarray(test.count)[chosen]
-        if train_per_class is None:
-            return (index, count), held_out
-    elif not 1 <= kept < smallest:
-        raise ValueError(
-            f"train_per_class must leave a test example: expected 1..{smallest - 1}, got "
-            f"{train_per_class}"
-        )
-    if not 1 <= kept <= smallest:
-        raise ValueError(f"train_per_class must be in 1..{smallest}, got {kept}")
-    shuffled = np.zeros_like(index)
-    for at in np.ndindex(*chosen.shape):
-        n = count[at]
-        shuffled[at][:n] = index[at][rng.permutation(n)]
-    train = shuffled[..., :kept], np.full(chosen.shape, kept)
-    if test is None:
-        held_out = shuffled[..., kept:], count - kept
-    return train, held_out
-
-
-def _stream(
-    data: Dataset,
-    test: Dataset | None,
-    train_rows: Rows,
-    test_rows: Rows,
-    labels: np.ndarray,
-    shots: int,
-    queries: int,
-    meta_batch: int,
-    transform: Transform | None,
+    tasks: Sequence[Sequence[int]],
+    *,
+    seed: int,
+    returning: Literal["divide", "repeat"] = "divide",
+    transform: Transform | None = None,
+    test: Dataset | None = None,
+    train_per_class: int | None = None,
+    shots: int = 5,
+    queries: int = 5,
+    ways: int | None = None,
+    meta_batch: int = 4,
+    small: Small = "refuse",
 ) -> Stream:
-    """The `Stream` over these rows; `labels` [T, c] are the labels of their classes."""
-    tasks, per_task = labels.shape
-    check_episode(per_task, shots, queries, classes=per_task, examples=int(train_rows[1].min()))
-    classes = int(labels.max()) + 1
-    members = jnp.zeros((tasks, classes), bool).at[jnp.arange(tasks)[:, None], labels].set(True)
-    (train_x, rows, count), (test_x, held_out, held_count) = (
-        _used(data.x, *train_rows),
-        _used(data.x if test is None else test.x, *test_rows),
-    )
-    label = jnp.asarray(labels, jnp.int32)
+    """A stream whose tasks are given as lists of classes; tasks may be uneven, classes return.
 
-    def images(x: Array, rows: Array, i: Array | int) -> Array:
-        found = x[rows]
-        return found if transform is None else transform(i, found)
+    Args:
+        data: as in `class_incremental`.
+        tasks: the classes of `data` in each task. Labels are numbered by first appearance.
+        seed: of the choice of training examples.
+        returning: the training examples of a class that is in several tasks: "divide" gives each
+            task its share, "repeat" gives all of them to each.
+        transform: as in `domain_incremental`; None: images as they are.
+        test: as in `class_incremental`, as is all that follows.
+        train_per_class: training examples of each class.
+        shots: support examples per class.
+        queries: query examples per class.
+        ways: classes in an episode.
+        meta_batch: episodes in one call.
+        small: treatment of classes with too few examples.
 
-    def whole(x: Array, rows: Array, count: Array, i: Array | int) -> Batch:
-        size = rows.shape[2]
-        weight = (jnp.arange(size)[None] < count[i][:, None]).astype(jnp.float32)
-        y = jnp.repeat(label[i], size)
-        return Batch(images(x, rows[i].reshape(-1), i), y, weight.reshape(-1))
+    Raises:
+        ValueError: for no task or an empty one, a class that `data` does not have or a task that
+            names one twice, or too few examples.
 
-    def episode(i: Array | int, key: Key) -> Task:
-        def of_class(rows: Array, count: Array, key: Key) -> Array:
-            return draw_examples(rows, count, key, n=shots + queries)
-
-        drawn = jax.vmap(of_class)(rows[i], count[i], jax.random.split(key, per_task))
-
-        def batch(part: Array) -> Batch:
-            x = images(train_x, part.reshape(-1), i)
-            return Batch(x, jnp.repeat(label[i], part.shape[1]))
-
-        return Task(batch(drawn[:, :shots]), batch(drawn[:, shots:]), jnp.asarray(i, jnp.int32))
-
-    return Stream(
-        tasks=tasks,
-        classes=classes,
-        members=members,
-        episodes=lambda i, key: jax.vmap(lambda k: episode(i, k))(
-            jax.random.split(key, meta_batch)
-        ),
-        train=lambda i: whole(train_x, rows, count, i),
-        test=lambda i: whole(test_x, held_out, held_count, i),
-    )
-
-
-def _used(x: Array, rows: np.ndarray, count: np.ndarray) -> tuple[Array, Array, Array]:
-    """The examples that `rows` [T, c, M] name, rows into those, and `count`.
-
-    What a stream closes over is compiled into every step, so it keeps no example it never shows.
+    Example:
+        >>> from lml_jax.data.glyphs import glyphs
+        >>> stream = of_tasks(glyphs(), [[7, 3, 9], [3, 4]], seed=0, train_per_class=15, shots=2,
+        ...                   queries=2)
+        >>> stream.labels.tolist(), stream.original.tolist()
+        ([[0, 1, 2], [1, 3, -1]], [7, 3, 9, 4])
     """
-    kept, inside = np.unique(rows, return_inverse=True)
-    return jnp.asarray(x)[kept], jnp.asarray(inside.reshape(rows.shape)), jnp.asarray(count)
+    known(returning, ("divide", "repeat"), what="treatment of returning classes")
+    for i, classes in enumerate(tasks):
+        _check_order(classes, [max(1, len(classes))], data.classes, what=f"task {i}")
+    if not len(tasks):
+        raise ValueError("an empty stream: 0 tasks")
+    build = Build(data, test, train_per_class, shots, queries, ways, meta_batch, small)
+    return build.stream(tasks, np.random.default_rng(seed), returning, transform)
+
+
+def in_time(stream: Stream, *, batch_size: int, seed: int, blur: float = 0.0) -> Stream:
+    """The same stream with its training examples in another order of time, for `Stream.batch`.
+
+    An example of task i comes at time i + u + blur * e, u ~ U(0, 1), e ~ N(0, 1).
+
+    Args:
+        stream: any stream.
+        batch_size: examples in one batch.
+        seed: of the order.
+        blur: 0 keeps the tasks apart; about 1 mixes neighbouring tasks; `inf` shuffles all.
+
+    Raises:
+        ValueError: for a batch size below 1 or a negative blur.
+
+    Example:
+        >>> from lml_jax.data.glyphs import glyphs
+        >>> stream = class_incremental(glyphs(), tasks=2, classes_per_task=2, seed=0,
+        ...                            train_per_class=15)
+        >>> in_time(stream, batch_size=8, seed=0).batches
+        8
+    """
+    if batch_size < 1 or not blur >= 0:
+        raise ValueError(
+            f"batch_size must be at least 1 and blur at least 0, got {batch_size} and {blur}"
+        )
+    order = time_order(stream, blur, np.random.default_rng(seed))
+    return replace(stream, order=order, batch_size=batch_size)
+
+
+def _sizes(tasks: int | None, classes_per_task: int | Sequence[int]) -> list[int]:
+    """Classes of each task."""
+    if isinstance(classes_per_task, int | np.integer):
+        if tasks is None:
+            raise ValueError("tasks must say how many tasks there are, got None")
+        if tasks < 1 or classes_per_task < 1:
+            raise ValueError(f"an empty stream: {tasks} tasks of {classes_per_task} classes")
+        return [int(classes_per_task)] * tasks
+    sizes = [int(size) for size in classes_per_task]
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"an empty stream: tasks of {sizes} classes")
+    if tasks not in (None, len(sizes)):
+        raise ValueError(f"classes_per_task lists {len(sizes)} tasks, but tasks is {tasks}")
+    return sizes
+
+
+def _check_order(
+    order: Sequence[int], sizes: list[int], classes: int, *, what: str = "order"
+) -> np.ndarray:
+    """The first classes of `order`, as many as the tasks need."""
+    found = np.asarray(order)
+    if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer):
+        raise ValueError(f"{what} must list classes 0..{classes - 1}, got {order}")
+    if found.size and (found.min() < 0 or found.max() >= classes):
+        raise ValueError(
+            f"{what} has classes {found.min()}..{found.max()}, expected 0..{classes - 1}"
+        )
+    if len(np.unique(found)) < len(found):
+        raise ValueError(f"{what} names a class twice: {list(order)}")
+    if len(found) < sum(sizes):
+        raise ValueError(f"{what} has {len(found)} classes, expected at least {sum(sizes)}")
+    return found[: sum(sizes)]
+
+
+def _from_groups(group: np.ndarray, sizes: list[int], rng: np.random.Generator) -> np.ndarray:
+    """Positions [T, c] in `group`: each task from one group."""
+    tasks, per_task = len(sizes), sizes[0]
+    if set(sizes) != {per_task}:
+        raise ValueError(
+            f"tasks of {sizes} classes cannot each come from one group: give order= or "
+            "by_group=False"
+        )
+    ids, members = np.unique(group, return_counts=True)
+    room = {int(g): int(n) // per_task for g, n in zip(ids, members, strict=True)}
+    large = ids[members >= per_task]
+    if sum(room.values()) < tasks:
+        raise ValueError(
+            f"{tasks} tasks asked for, but only {len(large)} groups have {per_task} classes or "
+            f"more, enough for {sum(room.values())} tasks; by_group=False draws from all groups"
+        )
+    # Every group once before one comes again: group g serves as tasks t, t + len(picked), ...
+    picked, chosen = rng.permutation(large), []
+    for turn in range(-(-tasks // len(picked))):
+        chosen += [(g, turn) for g in picked if room[int(g)] > turn]
+    order = {
+        int(g): rng.permutation(np.flatnonzero(group == g))
+        for g, turn in chosen[:tasks]
+        if not turn
+    }
+    return np.stack([order[int(g)][t * per_task : (t + 1) * per_task] for g, t in chosen[:tasks]])

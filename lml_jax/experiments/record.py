@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from lml_jax.atomic_write import BROKEN_ARCHIVE, replacing
+from lml_jax import storage
+from lml_jax.atomic_write import replacing
 from lml_jax.metrics import to_json
 from lml_jax.train import DivergedError
 from lml_jax.types import Params
@@ -98,39 +97,18 @@ def tree_bytes(tree: Any) -> int:
 
 
 def save_params(folder: Path, params: Params, *, name: str = "params") -> Path:
-    """Write the parameters to `NAME.npz`, whole or not at all; one array per path, no pickle."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    path = folder / f"{name}.npz"
-    arrays: dict[str, Any] = {
-        jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(leaf) for p, leaf in leaves
-    }
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)
-    return path
+    """Write the parameters to `NAME.npz`, whole or not at all; see `storage.save`."""
+    return storage.save(folder / f"{name}.npz", params)
 
 
-def load_params(path: str | Path, like: Params) -> Params:
-    """Parameters of the structure of `like`, from `save_params`.
+def load_params(path: str | Path, like: Params | None = None) -> Params:
+    """Parameters from `save_params`, of the structure of `like` if one is given.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, or an array is missing or has another shape, naming it.
+        ValueError: if it is damaged, or its arrays are not those of `like`, naming them.
     """
-    try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise
-    except BROKEN_ARCHIVE as error:
-        raise ValueError(f"{path} is no whole file of parameters: {error}") from error
-
-    def leaf(p: Any, old: Any) -> Any:
-        name = jax.tree_util.keystr(p, simple=True, separator="/")
-        if name not in arrays or arrays[name].shape != jnp.shape(old):
-            raise ValueError(f"{path} holds no {name} of shape {jnp.shape(old)}")
-        return jnp.asarray(arrays[name])
-
-    return jax.tree.map_with_path(leaf, like)
+    return storage.load(path, like)
 
 
 @contextmanager

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from lml_jax import losses
-from lml_jax.checks import known
+from lml_jax.checks import known, warn_of_statistics
 from lml_jax.classifiers import check_complete, width_of
-from lml_jax.types import Batch, Context, Key, Learner, Net, Params
+from lml_jax.types import Batch, Context, Key, Learner, Net, Params, PyTree
 
 KERNELS = ("cosine", "squared")
 
@@ -54,8 +54,9 @@ def matching(
         A `Learner`; its logits are log p(y | x) up to a constant of each example.
 
     Raises:
-        ValueError: for an unknown kernel, a tau that is not positive, no class; in `adapt`,
-            outside jit, for a first support set that misses a class, or labels past the range.
+        ValueError: for an unknown kernel, a tau that is not positive, no class; in `adapt`, where
+            values are known, for a first support set that misses a class and for labels outside
+            -1..C-1. Inside jit the logits are -inf and NaN then.
 
     Example:
         >>> from lml_jax import nets
@@ -67,8 +68,9 @@ def matching(
         (2, 2)
 
     Source:
-        Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra. Matching Networks for One Shot
-        Learning, 2016, equation 1 and section 2.1; the learned temperature is ours.
+        O. Vinyals, C. Blundell, T. Lillicrap, K. Kavukcuoglu, D. Wierstra, Matching Networks for
+        One Shot Learning, 2016, https://arxiv.org/abs/1606.04080, equation 1 and section 2.1; the
+        learned temperature is not in the paper.
     """
     known(kernel, KERNELS, what="kernel")
     if classes < 1:
@@ -76,10 +78,12 @@ def matching(
     if not tau > 0:
         raise ValueError(f"tau must be positive, got {tau}")
 
-    def init(key: Key, x_example: Array) -> Params:
+    def init(key: Key, x_example: PyTree) -> Params:
         key_net, key_context = jax.random.split(key)
+        theta = net.init(key_net, x_example)
+        warn_of_statistics(theta)
         params = {
-            "net": net.init(key_net, x_example),
+            "net": theta,
             "log_tau": jnp.full((), math.log(tau), float),
         }
         if context is not None:
@@ -94,21 +98,29 @@ def matching(
         fast: Attended | None = None,
         labels: Array | None = None,
     ) -> Attended:
+        losses.check_labels(losses.as_labels(support.y), classes, support.weight)
+        support = losses.fill_padding(support._replace(y=losses.as_labels(support.y)))
         weight = losses.labelled(support, labels)
-        losses.check_labels(support.y, classes)
+        # A NaN in the weights makes every score NaN, and the update is refused.
+        wrong = losses.outside(support.y, classes) & (weight != 0)
+        weight = weight * losses.nan_where(wrong).astype(weight.dtype)
         if fast is None:
             check_complete(support, classes, labels)
             empty = jnp.zeros((0, width_of(net, params["net"], support.x)))
             fast = Attended(empty, jnp.zeros(0, jnp.int32), jnp.zeros(0))
-        if support.x.shape[0] == 0:
+        if support.y.shape[0] == 0:
             return fast
-        new = Attended(net.apply(params["net"], support.x), support.y, weight)
-        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), fast, new)
+        z = losses.at_least_float32(net.apply(params["net"], support.x))
+        return jax.tree.map(
+            lambda a, b: jnp.concatenate([a, b.astype(a.dtype)]),
+            fast,
+            Attended(z, support.y, weight),
+        )
 
-    def predict(params: Params, fast: Attended, x: Array) -> Array:
-        f, g = net.apply(params["net"], x), fast.z
+    def predict(params: Params, fast: Attended, x: PyTree) -> Array:
+        f, g = losses.at_least_float32(net.apply(params["net"], x)), fast.z
         if g.shape[0] == 0:
-            return jnp.full((x.shape[0], classes), -jnp.inf)
+            return jnp.full((f.shape[0], classes), -jnp.inf)
         if context is not None:
             g = context.support(params["context"], g, fast.weight)
             f = context.query(params["context"], f, g, fast.weight)
@@ -119,13 +131,33 @@ def matching(
 
 
 def class_scores(scores: Array, fast: Attended, classes: int) -> Array:
-    """log sum_{i: y_i = k} w_i exp(s_ji) of scores [q, n]: [q, C], -inf for a class without any."""
-    members = jax.nn.one_hot(fast.y, classes, axis=0) * fast.weight[None, :]  # [C, n]
+    """Logarithms of the attention that each class gets.
+
+    l_jk = log sum_{i: y_i = k} w_i exp(s_ji).
+
+    Args:
+        scores: s, float [q, n].
+        fast: labels y [n] and weights w [n] >= 0 of the support examples.
+        classes: C.
+
+    Returns:
+        [q, C]; -inf for a class without examples. A NaN in a row of scores makes that row NaN.
+
+    Example:
+        >>> fast = Attended(jnp.zeros((2, 1)), jnp.array([0, 0]), jnp.ones(2))
+        >>> class_scores(jnp.zeros((1, 2)), fast, 2).round(3).tolist()
+        [[0.6930000185966492, -inf]]
+    """
+    y = losses.as_labels(fast.y)
+    weight = fast.weight[None, :]
+    # Not one_hot * weight: a weight of NaN spreads to every class, and one of 0 to none.
+    own = y[None, :] == jnp.arange(classes, dtype=jnp.int32)[:, None]
+    members = jnp.where(own | jnp.isnan(weight), weight, 0.0)  # [C, n]
+    inside = members[None] != 0
+    found = (members != 0).any(1)[None]
     # Each class is scaled by its own best score, lest a far one vanish and have no gradient.
-    inside = members[None] > 0
     best = jax.lax.stop_gradient(jnp.where(inside, scores[:, None, :], -jnp.inf).max(2))
-    found = jnp.isfinite(best)
-    best = jnp.where(found, best, 0.0)
+    best = jnp.where(jnp.isinf(best), 0.0, best)
     below = jnp.where(inside, scores[:, None, :] - best[..., None], 0.0)
     total = (members[None] * jnp.exp(below)).sum(2)
     return jnp.where(found, jnp.log(jnp.where(found, total, 1.0)) + best, -jnp.inf)
@@ -133,5 +165,11 @@ def class_scores(scores: Array, fast: Attended, classes: int) -> Array:
 
 def _cosine(f: Array, g: Array) -> Array:
     """Cosines [q, n] of f [q, d] and g [n, d]; an embedding of zeros has the cosine 0."""
-    f, g = (v * jax.lax.rsqrt(jnp.square(v).sum(1, keepdims=True) + 1e-12) for v in (f, g))
-    return f @ g.T
+
+    def unit(v: Array) -> Array:
+        # Scaled first, so that no square overflows or vanishes.
+        largest = jax.lax.stop_gradient(jnp.abs(v).max(1, keepdims=True))
+        v = v / jnp.where(largest == 0, 1.0, largest)
+        return v * jax.lax.rsqrt(jnp.square(v).sum(1, keepdims=True) + 1e-12)
+
+    return jnp.matmul(unit(f), unit(g).T, precision=jax.lax.Precision.HIGHEST)

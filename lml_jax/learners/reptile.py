@@ -5,13 +5,26 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from lml_jax import inner, losses
-from lml_jax.types import Batch, ExampleLoss, Key, Learner, Loss, Metrics, Net, Params, Task
+from lml_jax import inner, losses, updates
+from lml_jax.checks import concrete, warn_of_statistics
+from lml_jax.types import (
+    Adapt,
+    Batch,
+    ExampleLoss,
+    Key,
+    Learner,
+    Loss,
+    Metrics,
+    Net,
+    Params,
+    PyTree,
+    Task,
+)
 
 
 def reptile(
     net: Net,
-    tx: optax.GradientTransformation,
+    tx: optax.GradientTransformation | optax.MultiSteps,
     *,
     steps: int,
     batch_size: int | None = None,
@@ -34,49 +47,66 @@ def reptile(
         A `Learner`. Train it with `make_train_step(surrogate(learner), optax.sgd(1.0))`.
 
     Raises:
-        ValueError: for a negative number of steps, or a batch below 1 or above the support set.
+        ValueError: for a negative number of steps, or a batch below 1 or above the support set; in
+            `adapt`, where labels are known, for labels that the network has no output for. Inside
+            jit the loss and its gradient are NaN then.
 
     Example:
         >>> from lml_jax import nets
         >>> learner = reptile(nets.mlp([40], 5), optax.adam(1e-3, b1=0.0), steps=5, batch_size=10)
 
     Source:
-        Nichol, Achiam, Schulman. On First-Order Meta-Learning Algorithms, 2018, algorithm 2.
+        A. Nichol, J. Achiam, J. Schulman, On First-Order Meta-Learning Algorithms, 2018,
+        https://arxiv.org/abs/1803.02999, algorithm 2.
     """
     if steps < 0:
         raise ValueError(f"steps must be at least 0, got {steps}")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
-    def adapt(
-        params: Params,
-        support: Batch,
-        key: Key,
-        fast: inner.Fast | None = None,
-        labels: Array | None = None,
-    ) -> inner.Fast:
-        fast = inner.start(params, tx) if fast is None else fast
-        n = support.x.shape[0]
-        if n == 0:
-            return fast
-        if batch_size is not None and batch_size > n:
-            raise ValueError(f"batch_size {batch_size} is more than the {n} support examples")
-        weight = losses.labelled(support)
+    tx = updates.transformation(tx)
 
-        def batch_loss(weights: Params, key: Key) -> Array:
-            rows = jax.random.permutation(key, n)[:batch_size]
-            outputs = net.apply(weights, support.x[rows])
-            outputs = outputs if labels is None else losses.mask_logits(outputs, labels)
-            return losses.weighted_mean(loss(outputs, support.y[rows]), weight[rows])
+    def init(key: Key, x_example: PyTree) -> Params:
+        params = net.init(key, x_example)
+        warn_of_statistics(params)
+        return params
 
-        return inner.adapt(
-            batch_loss, fast, tx, key, steps=steps, first_order=True, unroll=unroll, remat=False
-        )
+    def adapt_by(steps: int) -> Adapt:
+        def adapt(
+            params: Params,
+            support: Batch,
+            key: Key,
+            fast: inner.Fast | None = None,
+            labels: Array | None = None,
+        ) -> inner.Fast:
+            fast = inner.start(params, tx) if fast is None else fast
+            n = support.y.shape[0]
+            if n == 0:
+                return fast
+            if batch_size is not None and batch_size > n:
+                raise ValueError(f"batch_size {batch_size} is more than the {n} support examples")
+            support = losses.fill_padding(support)
+            weight = losses.labelled(support, labels)
+            if concrete(support.y) is not None:  # for the loss to check all labels, not a few rows
+                jax.eval_shape(lambda p: loss(net.apply(p, support.x), support.y), params)
 
-    def predict(params: Params, fast: inner.Fast, x: Array) -> Array:
+            def batch_loss(weights: Params, key: Key) -> Array:
+                rows = jax.random.permutation(key, n)[:batch_size]
+                x = jax.tree.map(lambda leaf: leaf[rows], support.x)
+                outputs = net.apply(weights, x)
+                outputs = outputs if labels is None else losses.mask_logits(outputs, labels)
+                return losses.weighted_mean(loss(outputs, support.y[rows]), weight[rows])
+
+            return inner.adapt(
+                batch_loss, fast, tx, key, steps=steps, first_order=True, unroll=unroll, remat=False
+            )
+
+        return adapt
+
+    def predict(params: Params, fast: inner.Fast, x: PyTree) -> Array:
         return net.apply(fast.params, x)
 
-    return Learner(net.init, adapt, predict)
+    return Learner(init, adapt_by(steps), predict, inner_step=adapt_by(1))
 
 
 def surrogate(learner: Learner, *, loss: ExampleLoss = losses.cross_entropy) -> Loss:
@@ -98,11 +128,12 @@ def surrogate(learner: Learner, *, loss: ExampleLoss = losses.cross_entropy) -> 
         >>> of_task = surrogate(reptile(nets.mlp([8], 5), optax.sgd(0.1), steps=3))
 
     Source:
-        Nichol, Achiam, Schulman. On First-Order Meta-Learning Algorithms, 2018, algorithm 2.
+        A. Nichol, J. Achiam, J. Schulman, On First-Order Meta-Learning Algorithms, 2018,
+        https://arxiv.org/abs/1803.02999, algorithm 2.
     """
 
     def of_task(params: Params, task: Task, key: Key) -> tuple[Array, Metrics]:
-        both = jax.tree.map(lambda s, q: jnp.concatenate([s, q]), task.support, task.query)
+        both = losses.fill_padding(losses.concatenated(task.support, task.query))
         fast = jax.lax.stop_gradient(learner.adapt(params, both, key))
         dots = jax.tree.map(
             lambda w, f: jnp.sum(w * jax.lax.stop_gradient(w - f)), params, fast.params
@@ -110,6 +141,7 @@ def surrogate(learner: Learner, *, loss: ExampleLoss = losses.cross_entropy) -> 
         outputs = learner.predict(params, fast, both.x)
         true = losses.weighted_mean(loss(outputs, both.y), losses.labelled(both))
         metrics = {"true_loss": jax.lax.stop_gradient(true)}
-        return jax.tree.reduce(jnp.add, dots), metrics
+        # A factor of 1, or of NaN: a wrong label refuses the update even where no step drew it.
+        return jax.tree.reduce(jnp.add, dots) * (1 + 0 * metrics["true_loss"]), metrics
 
     return of_task

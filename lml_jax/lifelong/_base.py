@@ -1,159 +1,157 @@
-"""What lifelong learners that descend a loss share: their state, and its four verbs."""
+"""What lifelong learners share: the loss of a batch among the active classes, predict, counters."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
-from lml_jax import losses, train
-from lml_jax.lifelong import history
-from lml_jax.lifelong.label_space import Head, classes_in, training_mask
+from lml_jax import losses
+from lml_jax.checks import concrete
+from lml_jax.lifelong.label_space import LabelSpace, classes_in, training_labels
 from lml_jax.metrics import accuracy
-from lml_jax.parallel import BatchLoss, vmap_mean
 from lml_jax.types import (
     Batch,
+    ExampleLoss,
+    Fast,
     Key,
     Learner,
-    LifelongLearner,
-    Loss,
-    MemoryBank,
+    LifelongState,
     Metrics,
     Params,
+    Predict,
+    PredictFrom,
+    Recall,
     Task,
-    TrainState,
 )
 
 
-class State(NamedTuple):
-    """One pytree: parameters and optimiser, labels seen bool [C], past tasks, what recall uses."""
+class Classified(NamedTuple):
+    """Loss and metrics of a batch, means over its examples."""
 
-    train: TrainState
-    seen: Array
-    history: history.History
-    fast: Any
-
-    @property
-    def step(self) -> Array:
-        """Updates done."""
-        return self.train.step
-
-    @property
-    def bad_step(self) -> Array:
-        """The first step whose update was refused, or -1."""
-        return self.train.bad_step
-
-    @property
-    def stored(self) -> Any:
-        """What is kept of past tasks."""
-        return self.history
+    loss: Array
+    metrics: Metrics  # `accuracy`, where y holds labels
 
 
-# (params, finished batch, labels bool [C], history, key) -> the fast weights that recall will use
-RecallWith = Callable[[Params, Batch, Array, history.History, Key], Any]
-
-
-def lifelong_learner(
-    learner: Learner,
-    tx: optax.GradientTransformation,
-    head: Head,
-    *,
-    bank: MemoryBank,
-    loss: Callable[[Array, history.History], Loss],
-    recall_with: RecallWith,
-    reduce: Callable[[Loss], BatchLoss] = vmap_mean,
-) -> LifelongLearner:
-    """A lifelong learner from the loss it descends, given (labels seen, history).
-
-    Args:
-        learner: the few-shot learner it carries along the stream.
-        tx: the outer update rule; its state is carried from task to task.
-        head: the label space.
-        bank: of one finished task.
-        loss: (seen, history) -> the `Loss` of one episode.
-        recall_with: what `recall` predicts with, computed at the end of each task.
-        reduce: as in `train.make_train_step`.
-
-    Returns:
-        A `LifelongLearner`.
-
-    Raises:
-        ValueError: in `step`, for episodes whose labels are local to the episode; in `end_task`,
-            for examples that do not fit the bank.
-    """
-
-    def of_episode(params: Params, task: Task, key: Key, *known: Any) -> tuple[Array, Metrics]:
-        return loss(*known)(params, task, key)
-
-    update = train.make_train_step(of_episode, tx, reduce=reduce)
-
-    def init(key: Key, example: Batch, params: Params | None = None) -> State:
-        params = learner.init(key, example.x[None]) if params is None else params
-        past = history.init(bank, example, tasks=head.tasks)
-        fast = begin(learner, params, example.x[None])
-        # In buffers of its own: the state may be donated, what it was made from is used again.
-        return train.copy(State(train.init_state(params, tx), head.known, past, fast))
-
-    def step(state: State, episodes: Task, key: Key) -> tuple[State, Metrics]:
-        seen = state.seen
-        for part in (episodes.support, episodes.query):
-            seen = seen | classes_in(part.y, head.classes)
-        trained, metrics = update(state.train, episodes, key, seen, state.history)
-        return state._replace(train=trained, seen=seen), metrics
-
-    def end_task(state: State, batch: Batch, key: Key) -> State:
-        key_bank, key_recall = jax.random.split(key)
-        past = history.finish(bank, state.history, batch, key_bank)
-        keep = training_mask(head, state.seen, state.history.finished)
-        fast = recall_with(state.train.params, batch, keep, past, key_recall)
-        # A copy: what is donated may not hold a buffer twice, and these may be the parameters.
-        return state._replace(history=past, fast=train.copy(fast))
-
-    def predict(state: State, support: Batch, x: Array, key: Key) -> Array:
-        params, keep = state.train.params, classes_in(support.y, head.classes)
-        logits = learner.predict(params, learner.adapt(params, support, key, labels=keep), x)
-        return losses.mask_logits(logits, keep)
-
-    def recall(state: State, x: Array, key: Key) -> Array:
-        logits = learner.predict(state.train.params, state.fast, x)
-        # Where the task is told, whoever reads the logits masks them to its labels.
-        return losses.mask_logits(logits, state.seen) if head.members is None else logits
-
-    return LifelongLearner(init, step, end_task, predict, recall)
-
-
-def begin(learner: Learner, params: Params, x: Array) -> Any:
+def start(learner: Learner, params: Params, x: Array) -> Fast:
     """The fast weights before any adaptation, by an empty support set of examples like `x`."""
     empty = Batch(x[:0], jnp.zeros(0, jnp.int32))
     return learner.adapt(params, empty, jax.random.key(0))
 
 
-def labels_of(task: Task, head: Head, seen: Array) -> Array:
-    """The labels bool [C] in play while an episode of the stream is learned.
+def labels_of(task: Task, space: LabelSpace, seen: Array) -> Array:
+    """The active classes bool [C] while an episode of the stream is learned.
 
     Raises:
-        ValueError: for an episode that numbers its own classes.
+        ValueError: for an episode that numbers its own classes, or a task that does not exist.
     """
     if task.id is None:
         raise ValueError(
             "these episodes number their classes 0..N-1 (Task.id is None), but a lifelong "
             "learner has one head over the whole stream: take them from Stream.episodes"
         )
-    return training_mask(head, seen, task.id)
+    found = concrete(task.id)
+    if found is not None and not (found[0].min() >= 0 and found[0].max() < space.tasks):
+        raise ValueError(f"task {found[0]} does not exist, expected 0..{space.tasks - 1}")
+    return training_labels(space, seen, task.id)
 
 
-def head_loss(
-    learner: Learner, params: Params, fast: Any, batch: Batch, keep: Array
-) -> tuple[Array, Array]:
-    """Cross-entropy and accuracy of `batch` among the labels `keep`, means over its examples."""
-    logits = losses.mask_logits(learner.predict(params, fast, batch.x), keep)
+def refused_id(task: Task, space: LabelSpace) -> Array:
+    """NaN where the task does not exist, else 1: a factor of its loss, for use inside jit."""
+    place = jnp.asarray(task.id)
+    return losses.nan_where((place < 0) | (place >= space.tasks))
+
+
+def batch_loss(
+    predict: Predict,
+    params: Params,
+    fast: Fast,
+    batch: Batch,
+    labels: Array,
+    loss: ExampleLoss = losses.cross_entropy,
+) -> Classified:
+    """The loss of `batch`, of labels as a softmax over the active classes `labels`."""
+    batch = losses.fill_padding(batch)
+    outputs = predict(params, fast, batch.x)
     weight = losses.labelled(batch)
-    loss = losses.weighted_mean(losses.cross_entropy(logits, batch.y), weight)
-    return loss, accuracy(logits, batch.y, weight=weight)
+    if not losses.are_labels(batch.y):
+        return Classified(losses.weighted_mean(loss(outputs, batch.y), weight), {})
+    outputs = losses.mask_logits(outputs, labels)
+    value = losses.weighted_mean(loss(outputs, batch.y), weight)
+    return Classified(value, {"accuracy": share(outputs, batch.y, weight)})
 
 
-def drawn_batch(drawn: history.Draw) -> Batch:
-    """Drawn examples as a batch, of weight 0 where the bank had none."""
-    return Batch(drawn.x, drawn.y, drawn.valid.astype(jnp.float32))
+def share(logits: Array, y: Array, weight: Array) -> Array:
+    """Accuracy, and 0 where nothing counts: a metric of training is never NaN on purpose."""
+    there = jnp.sum(weight) > 0
+    return jnp.where(there, accuracy(logits, y, weight=jnp.where(there, weight, 1.0)), 0.0)
+
+
+def seen_after(state: LifelongState, classes: int, *batches: Batch) -> Array:
+    """The classes seen once these batches were."""
+    seen = state.seen
+    for batch in batches:
+        flat = batch._replace(
+            y=batch.y.reshape(-1) if jnp.issubdtype(batch.y.dtype, jnp.integer) else batch.y,
+            weight=None if batch.weight is None else batch.weight.reshape(-1),
+        )
+        seen = seen | classes_in(flat, classes)
+    return seen
+
+
+def finished_after(state: LifelongState, space: LabelSpace) -> LifelongState:
+    """One more task is finished.
+
+    Raises:
+        ValueError: for more tasks than T, where that is known; inside jit the learner stops
+            learning, and every later step reports `bad_step`.
+    """
+    found = concrete(state.finished)
+    if found is not None and int(found[0]) >= space.tasks:
+        raise ValueError(f"there was room for {space.tasks} tasks, expected no more")
+    full = (state.finished >= space.tasks) & (state.train.bad_step < 0)
+    bad = jnp.where(full, state.train.step, state.train.bad_step)
+    return state._replace(train=state.train._replace(bad_step=bad), finished=state.finished + 1)
+
+
+def predict_from(learner: Learner, space: LabelSpace) -> PredictFrom:
+    """Adapt to the support set, and predict among its classes."""
+
+    def predict(state: LifelongState, support: Batch, x: Array, key: Key) -> Array:
+        params = state.train.params
+        if space.target is not None:
+            return learner.predict(params, learner.adapt(params, support, key), x)
+        labels = classes_in(support, space.classes)
+        fast = learner.adapt(params, support, key, labels=labels)
+        return losses.mask_logits(learner.predict(params, fast, x), labels)
+
+    return predict
+
+
+def among_seen(space: LabelSpace, recall: Recall) -> Recall:
+    """`recall` with -inf for classes not seen; task-incremental logits are masked by the reader."""
+
+    def masked(state: LifelongState, x: Array, key: Key) -> Array:
+        outputs = recall(state, x, key)
+        if space.members is not None or space.target is not None:
+            return outputs
+        return losses.mask_logits(outputs, state.seen)
+
+    return masked
+
+
+def halves(batch: Batch, key: Key) -> tuple[Batch, Batch]:
+    """A batch as a support and a query set: random halves, by weights of the same shape.
+
+    With fewer than 2 examples that count, both are the whole batch.
+    """
+    weight = losses.labelled(batch) if losses.are_labels(batch.y) else losses.weights_of(batch)
+    score = jnp.where(weight > 0, jax.random.uniform(key, weight.shape), 2.0)
+    rank = jnp.argsort(jnp.argsort(score))
+    count = jnp.sum(weight > 0)
+    first = (rank < (count + 1) // 2) | (count < 2)
+    second = (rank >= (count + 1) // 2) | (count < 2)
+    return (
+        batch._replace(weight=jnp.where(first, weight, 0.0)),
+        batch._replace(weight=jnp.where(second, weight, 0.0)),
+    )

@@ -1,139 +1,150 @@
-"""The history of a stream: one small reservoir per finished task, and weights that decay."""
+"""The loss on past tasks: weights that decay with age, estimated from a memory bank."""
 
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from lml_jax.checks import known
-from lml_jax.memory import Bank, task_indexed
-from lml_jax.types import Batch, Key, MemoryBank
+from lml_jax.types import Batch, Key, MemoryBank, Metrics, PyTree
 
-FORMS = ("normalised", "mean", "sum")
-
-
-class History(NamedTuple):
-    """A bank of one group a task, T_max in all, of which the first `finished` are filled."""
-
-    banks: Bank
-    finished: Array  # int32, tasks finished so far
+Reduction = Literal["normalised", "mean", "sum"]
+REDUCTIONS: tuple[Reduction, ...] = ("normalised", "mean", "sum")
 
 
 class Draw(NamedTuple):
-    """Examples of past tasks: x [n, ...], y [n], task int [n], valid bool [n]."""
+    """Examples of past tasks: x [n, ...], y [n], task int [n], and what each counts, [n]."""
 
     x: Array
     y: Array
     task: Array
-    valid: Array
+    weight: Array
+
+    @property
+    def batch(self) -> Batch:
+        """The examples as a batch."""
+        return Batch(self.x, self.y, self.weight)
 
 
-def weights(finished: Array, *, tasks: int, decay: float, form: str = "normalised") -> Array:
-    """Weights of the finished tasks while the next one arrives, float [T_max].
+class PastLoss(Protocol):
+    """Losses of past examples, each a mean under their weights: scalars by name."""
+
+    def __call__(self, past: Draw, /) -> Metrics: ...  # noqa: D102
+
+
+def weights(
+    finished: Array, *, tasks: int, decay: float, reduction: Reduction = "normalised"
+) -> Array:
+    """Weights of the finished tasks while the next one arrives, float [T].
 
     With i the arriving task and j < i a finished one, w_j is proportional to lambda^(i-j):
-    `sum` is lambda^(i-j) itself, `mean` divides by i - 1, `normalised` by the sum over j.
+    "sum" is lambda^(i-j) itself, "mean" divides by i - 1, "normalised" by the sum over j.
 
     Args:
         finished: i - 1, int, may be traced.
-        tasks: T_max.
+        tasks: T.
         decay: lambda, in (0, 1].
-        form: one of `FORMS`.
+        reduction: one of `REDUCTIONS`.
 
     Raises:
-        ValueError: for a decay outside (0, 1] or an unknown form.
+        ValueError: for a decay outside (0, 1] or an unknown reduction.
 
     Example:
-        >>> weights(jnp.array(2), tasks=3, decay=0.5, form="sum").tolist()
+        >>> weights(jnp.array(2), tasks=3, decay=0.5, reduction="sum").tolist()
         [0.25, 0.5, 0.0]
     """
-    check_decay(decay, form)
+    check_decay(decay, reduction)
     age = finished - jnp.arange(tasks)
-    raw = jnp.where(age >= 1, decay ** age.astype(float), 0.0)
-    if form == "sum":
+    raw = jnp.where(age >= 1, decay ** jnp.maximum(age, 0).astype(float), 0.0)
+    if reduction == "sum":
         return raw
-    divisor = finished if form == "mean" else jnp.sum(raw)
+    divisor = finished if reduction == "mean" else jnp.sum(raw)
     return raw / jnp.where(finished > 0, divisor, 1)
 
 
-def check_decay(decay: float, form: str) -> None:
-    """Raise ValueError for a decay outside (0, 1] or an unknown form."""
+def check_decay(decay: float, reduction: str) -> None:
+    """Raise ValueError for a decay outside (0, 1] or an unknown reduction."""
     if not 0.0 < decay <= 1.0:
         raise ValueError(
-            f"the history decay lambda must be in (0, 1], got {decay}; no history is None"
+            f"the decay lambda must be in (0, 1], got {decay}; decay=None leaves the past out"
         )
-    known(form, FORMS, what="form of the history weights")
+    known(reduction, REDUCTIONS, what="reduction")
 
 
-def bank_of(capacity: int) -> MemoryBank:
-    """The bank of one finished task; its items are (x, y, task)."""
-    return task_indexed(capacity, tasks=1)
+def draw(
+    bank: MemoryBank,
+    memory: PyTree,
+    filler: Array,
+    key: Key,
+    *,
+    n: int,
+    task: Array | None = None,
+) -> Draw:
+    """n examples from the bank, with replacement: of `task`, or of all that is stored.
 
-
-def init(bank: MemoryBank, example: Batch, *, tasks: int) -> History:
-    """An empty history for at most `tasks` tasks; `example` is one example, x [...] and y []."""
-    one = bank.init((example.x, example.y, jnp.zeros((), jnp.int32)))
-    # A bank reads its number of groups off its state.
-    banks = jax.tree.map(lambda leaf: jnp.zeros((tasks, *leaf.shape[1:]), leaf.dtype), one)
-    return History(banks, jnp.zeros((), jnp.int32))
-
-
-def finish(bank: MemoryBank, history: History, batch: Batch, key: Key) -> History:
-    """The history after a task whose training examples are `batch`; each is offered once."""
-    i = history.finished
-    where = None if batch.weight is None else batch.weight > 0
-    items = (batch.x, batch.y, jnp.full(batch.x.shape[0], i))
-    return History(bank.insert(history.banks, items, key, where), i + 1)
-
-
-def draw(bank: MemoryBank, history: History, task: Array, key: Key, *, n: int) -> Draw:
-    """n examples of one finished `task` (int, may be traced)."""
-    (x, y, _), valid = bank.sample(history.banks, key, n=n, group=task)
-    return Draw(x, y, jnp.full(n, task), valid)
-
-
-def draw_union(bank: MemoryBank, history: History, key: Key, *, n: int) -> Draw:
-    """n examples of the finished tasks, each from a task drawn anew: 1/(i-1) sum_{j<i} E_j."""
-    (x, y, task), valid = bank.sample(history.banks, key, n=n)
-    return Draw(x, y, task, valid)
+    Args:
+        bank: of items (x, y, task).
+        memory: its state.
+        filler: images [m, ...] that stand where the bank has nothing to give, with weight 0: a
+            network then never sees the zeros of an empty slot.
+        key: a typed key.
+        n: how many.
+        task: int [], for a bank with `by_task`; None: any.
+    """
+    (x, y, stored), counts = bank.sample(memory, key, n=n, group=task)
+    counts = counts.astype(jnp.float32)
+    turns = filler[jnp.arange(n) % filler.shape[0]]
+    real = counts > 0
+    x = jnp.where(real.reshape(-1, *[1] * (x.ndim - 1)), x, turns)
+    y = jnp.where(real.reshape(-1, *[1] * (y.ndim - 1)), y, jnp.zeros_like(y))
+    return Draw(x, y, stored if task is None else jnp.full(n, task), counts)
 
 
 def estimate(
     bank: MemoryBank,
-    history: History,
-    loss_of: Any,
+    memory: PyTree,
+    loss: PastLoss,
     w: Array,
+    filler: Array,
     key: Key,
     *,
     n: int,
-    every: bool,
-) -> Any:
-    """The history term sum_j w_j L_j, from n examples of each task or of one that is drawn.
+    every_task: bool,
+) -> Metrics:
+    """The past's loss sum_j w_j L_j, estimated from n examples.
 
-    With `every`, each L_j is estimated, and the cost grows with T_max. Else j is drawn with
-    probability w_j / W, W = sum_j w_j, and the estimate is W L_j: the cost is constant, and the
-    mean over draws is the same.
+    A bank with `by_task` draws task j with probability w_j / W, W = sum_j w_j, and the estimate is
+    W L_j; with `every_task` each L_j is estimated, and the cost grows with T. The mean over draws
+    is the same. Any other bank draws from all that it stores, and the estimate is
+    W sum_k w_{t_k} l_k / sum_k w_{t_k}, t_k the task of example k: consistent, not unbiased.
 
     Args:
-        bank: of one task.
-        history: the finished tasks.
-        loss_of: (Draw) -> pytree of scalars, each a mean over the valid examples.
-        w: weights [T_max], 0 for unfinished tasks.
+        bank: of items (x, y, task).
+        memory: its state.
+        loss: of examples of the past.
+        w: weights [T], 0 for unfinished tasks.
+        filler: as in `draw`.
         key: a typed key.
-        n: examples of each task looked at.
-        every: which estimator.
+        n: examples per estimate (of each task, with `every_task`).
+        every_task: estimate every L_j instead of one that is drawn.
 
     Returns:
-        The estimate of each scalar that `loss_of` returns; 0 before any task is finished.
+        The estimate of each scalar that `loss` returns; 0 before any task is finished.
     """
     key_task, key_item = jax.random.split(key)
-    if every:
-        keys = jax.random.split(key_item, w.shape[0])
-        each = jax.vmap(lambda j, k: loss_of(draw(bank, history, j, k, n=n)))
-        values = each(jnp.arange(w.shape[0]), keys)
-        return jax.tree.map(lambda value: jnp.sum(w * value), values)
     total = jnp.sum(w)
-    task = jax.random.categorical(key_task, jnp.log(jnp.where(total > 0, w, 1.0)))
-    value = loss_of(draw(bank, history, task, key_item, n=n))
+    if not bank.by_task:
+        past = draw(bank, memory, filler, key_item, n=n)
+        past = past._replace(weight=past.weight * w.at[past.task].get(mode="fill", fill_value=0.0))
+        return jax.tree.map(lambda scalar: total * scalar, loss(past))
+    if every_task:
+        tasks = jnp.arange(w.shape[0])
+        keys = jax.random.split(key_item, w.shape[0])
+        each = jax.vmap(lambda j, k: loss(draw(bank, memory, filler, k, n=n, task=j)))(tasks, keys)
+        return jax.tree.map(lambda value: jnp.sum(w * value), each)
+    # Where a weight is 0 its logarithm would be an infinity that JAX_DEBUG_INFS stops at.
+    log_w = jnp.log(jnp.where(w > 0, w, 1.0)) + jnp.where((w > 0) | (total == 0), 0.0, -1e9)
+    task = jax.random.categorical(key_task, log_w)
+    value = loss(draw(bank, memory, filler, key_item, n=n, task=task))
     return jax.tree.map(lambda scalar: total * scalar, value)

@@ -1,63 +1,87 @@
-"""One classification head over the whole stream, and which of its labels take part when."""
+"""The label space of a lifelong learner: which classes there are, and which are active when."""
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
-from lml_jax.losses import check_labels
-from lml_jax.types import Stream
+from lml_jax import losses
+from lml_jax.data.stream import Stream
+from lml_jax.types import Batch
 
 
-class Head(NamedTuple):
-    """The label space of a lifelong learner: C classes, and room for T tasks.
+class LabelSpace(NamedTuple):
+    """C classes, and room for T tasks.
 
-    `tasks` is T. `known` bool [C]: labels that every task has, declared before the first.
-    `members` bool [T, C]: for a task-incremental learner, which is told the task of each example
-    and chooses among that task's labels only; else None.
+    Attributes:
+        tasks: T.
+        initial: bool [C], classes that are active from the start: those that every task has.
+        members: bool [T, C], which classes each task has, for a task-incremental learner, which is
+            given the identity of the task of each example; else None.
+        target: shape of a target of a regression; None for classification.
     """
 
     tasks: int
-    known: Array
+    initial: Array
     members: Array | None = None
+    target: tuple[int, ...] | None = None
 
     @property
     def classes(self) -> int:
-        """Number of labels C."""
-        return self.known.shape[0]
+        """Number of classes C."""
+        return self.initial.shape[0]
+
+    def item(self, x: Array) -> tuple[Array, Array, Array]:
+        """One item (x, y, task) of a memory bank, all zeros, for examples like x [n, ...]."""
+        y = jnp.zeros((), jnp.int32) if self.target is None else jnp.zeros(self.target)
+        return jnp.zeros(x.shape[1:], x.dtype), y, jnp.zeros((), jnp.int32)
 
 
-def head_of(stream: Stream, *, task_incremental: bool = False) -> Head:
-    """The head that `stream` needs.
+def label_space_of(stream: Stream, *, task_incremental: bool = False) -> LabelSpace:
+    """The label space of a stream.
+
+    Args:
+        stream: whose tasks and classes.
+        task_incremental: the identity of each example's task is given at training and at test.
 
     Example:
-        >>> members = jnp.array([[True, False], [False, True]])
-        >>> head_of(Stream(2, 2, members, None, None, None)).known.tolist()
-        [False, False]
+        >>> from lml_jax.data.glyphs import glyphs
+        >>> from lml_jax.data.streams import class_incremental
+        >>> stream = class_incremental(glyphs(), tasks=2, classes_per_task=3, seed=0,
+        ...                            train_per_class=15)
+        >>> label_space_of(stream).initial.tolist()
+        [False, False, False, False, False, False]
     """
-    members = stream.members if task_incremental else None
-    return Head(stream.tasks, stream.members.all(axis=0), members)
+    members = stream.members
+    return LabelSpace(stream.tasks, members.all(axis=0), members if task_incremental else None)
 
 
-def classes_in(y: Array, classes: int) -> Array:
-    """Which labels occur in y (any shape; -1 is unlabelled): bool [C].
+def classes_in(batch: Batch, classes: int) -> Array:
+    """Which labels occur in a batch with a weight above 0 (-1 is unlabelled): bool [C].
+
+    None of them where `y` holds targets of a regression.
 
     Raises:
         ValueError: for labels outside -1..C-1 where they are known; inside jit they are left out.
 
     Example:
-        >>> classes_in(jnp.array([2, 0, -1]), 3).tolist()
+        >>> batch = Batch(jnp.zeros((3, 1)), jnp.array([2, 0, -1]))
+        >>> classes_in(batch, 3).tolist()
         [True, False, True]
     """
-    check_labels(y, classes)
-    return jnp.zeros(classes, bool).at[jnp.where(y >= 0, y, classes)].set(True, mode="drop")
+    y = batch.y
+    if not jnp.issubdtype(y.dtype, jnp.integer):
+        return jnp.zeros(classes, bool)
+    losses.check_labels(y, classes)
+    counts = (y >= 0) if batch.weight is None else (y >= 0) & (batch.weight > 0)
+    return jnp.zeros(classes, bool).at[jnp.where(counts, y, classes)].set(True, mode="drop")
 
 
-def training_mask(head: Head, seen: Array, task: Array) -> Array:
-    """Labels bool [..., C] that the loss of an example of `task` (int [...]) is a softmax over.
+def training_labels(space: LabelSpace, seen: Array, task: Array) -> Array:
+    """Classes bool [..., C] that the loss of an example of `task` (int [...]) is a softmax over.
 
-    All labels seen so far, or the task's own where tasks are told apart.
+    All classes seen so far, or the task's own where the identity of the task is given.
     """
-    if head.members is None:
-        return jnp.broadcast_to(seen, (*jnp.shape(task), head.classes))
-    return head.members[task]
+    if space.members is None:
+        return jnp.broadcast_to(seen, (*jnp.shape(task), space.classes))
+    return space.members[task]

@@ -1,7 +1,6 @@
-"""The memory-based lifelong learner: support sets from a bank, and knowledge transfer."""
+"""The memory-based lifelong learner: support sets from a bank, and a retention loss."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,230 +8,257 @@ import optax
 from jax import Array
 
 from lml_jax import losses, train
-from lml_jax.checks import concrete, known
-from lml_jax.lifelong._base import begin, head_loss, labels_of
-from lml_jax.lifelong._draws import Drawn, contents, draw, without_gaps
-from lml_jax.lifelong.label_space import Head, classes_in, training_mask
-from lml_jax.memory import Bank, class_balanced
-from lml_jax.parallel import BatchLoss, vmap_mean
+from lml_jax.checks import check_positive, concrete, known
+from lml_jax.lifelong import _support
+from lml_jax.lifelong._base import (
+    batch_loss,
+    finished_after,
+    halves,
+    labels_of,
+    predict_from,
+    refused_id,
+    seen_after,
+    start,
+)
+from lml_jax.lifelong._gradient import Past, as_stored
+from lml_jax.lifelong._support import Drawn
+from lml_jax.lifelong.label_space import LabelSpace, training_labels
+from lml_jax.memory import class_balanced
+from lml_jax.parallel import Reduce, vmap_mean
 from lml_jax.types import (
     Batch,
+    Fast,
     Key,
     Learner,
     LifelongLearner,
-    Loss,
+    LifelongState,
+    MemoryBank,
     Metrics,
     Params,
+    PyTree,
     Task,
-    TrainState,
 )
 
-RECALL = ("samples", "statistics")
+RecallBy = Literal["samples", "statistics"]
 
 
-class State(NamedTuple):
-    """One pytree: parameters and optimiser, labels seen bool [C], the bank, tasks finished.
+class Recalled(NamedTuple):
+    """What `recall` predicts with, and the update after which it was computed."""
 
-    `fast` holds the statistics of finished tasks, where recall is by them; else None.
-    """
-
-    train: TrainState
-    seen: Array
-    bank: Bank
-    finished: Array
-    fast: Any
-
-    @property
-    def step(self) -> Array:
-        """Updates done."""
-        return self.train.step
-
-    @property
-    def bad_step(self) -> Array:
-        """The first step whose update was refused, or -1."""
-        return self.train.bad_step
-
-    @property
-    def stored(self) -> Any:
-        """What is kept of past tasks."""
-        return self.bank, self.fast
+    fast: Fast
+    step: Array  # int32
 
 
 def memory_learner(
     learner: Learner,
     tx: optax.GradientTransformation,
-    head: Head,
+    space: LabelSpace,
     *,
-    transfer: float = 1.0,
-    form: str = "mean",
+    bank: MemoryBank | None = None,
+    retention_weight: float = 1.0,
+    reduction: Literal["mean", "sum"] = "mean",
     every_task: bool = False,
-    per_class: int = 15,
     shots: int = 5,
-    transfer_queries: int = 25,
-    recall_by: str = "samples",
-    reduce: Callable[[Loss], BatchLoss] = vmap_mean,
+    past_batch: int = 25,
+    recall_by: RecallBy = "samples",
+    reduce: Reduce = vmap_mean,
 ) -> LifelongLearner:
-    """A learner that classifies by its support set, with a bank of samples of every class seen.
+    """A learner that classifies by its support set, with a bank of examples of the classes seen.
 
     theta <- theta - beta grad ( L_i(theta) + lambda sum_{j<i} L_j(theta) / (i - 1) )
 
-    The support set of an episode of T_i is its own and `shots` samples of each class in the bank
-    M; L_i is the loss of its queries, L_j the loss of samples of task j in M that are not in the
-    support set, all among every label seen so far. T_i's samples enter M once, at its end.
-    `recall` learns from M alone, at the parameters of the moment; `predict` from the support set
-    given.
+    The support set of an episode of T_i is its own and `shots` examples of each class in the bank
+    M; L_i is the loss of its queries, L_j the loss of examples of task j in M that are not in the
+    support set, all among every class seen so far. T_i's examples enter M once, at its end.
+    `recall` learns from M alone, at the current parameters; `predict` from the support set given.
+
+    `observe` takes a random half of a batch as queries and the other half as its support set; the
+    retention loss is that of any examples in M.
 
     Args:
         learner: one that classifies by its support set: `protonet`, `gemcl`, `matching`, over the
-            head's C classes. Its net must treat each example by itself, as norm="group" does, or
-            hold frozen statistics (`Net.freeze`): with those of a batch, the memory of a task
-            would depend on which others are recalled beside it.
+            C classes. Its net must treat each example by itself, as norm="group" does, or hold
+            frozen statistics (`Net.freeze`): with those of a batch, the memory of a task would
+            depend on what else is recalled with it.
         tx: the outer update rule; its state is carried from task to task.
-        head: the label space, from `head_of(stream)`.
-        transfer: lambda >= 0; 0 for no knowledge transfer.
-        form: "mean" of L_j over past tasks, as above; or "sum", without the divisor, whose weight
-            against L_i grows with the number of tasks.
-        every_task: look at every task, instead of one drawn uniformly for each episode, whose
-            loss then stands for all of them; the mean over draws is the same.
-        per_class: samples of each class kept in M.
-        shots: samples of each class of M in the support set of an episode; fewer than `per_class`
-            where there is transfer, for the queries are among the others.
-        transfer_queries: samples in one estimate of the L_j of a task that is drawn.
-        recall_by: "samples", prototypes recomputed from M as the embedding moves; or "statistics",
-            what `learner` made of each task at its end, which costs nothing to recall but goes
-            stale. M is still used for training.
+        space: the label space, from `label_space_of(stream)`.
+        bank: M, of items (x, y, task); None for `class_balanced(15, classes=C)`.
+        retention_weight: lambda >= 0; 0 for no retention loss.
+        reduction: "mean" of L_j over past tasks, as above; or "sum", without the divisor, whose
+            weight against L_i grows with the number of tasks.
+        every_task: the loss of every task, instead of one drawn uniformly for each episode, which
+            then stands for all of them; the mean over draws is the same.
+        shots: examples of each class of M in the support set of an episode. With a retention loss
+            the bank must hold more: the queries are among the others.
+        past_batch: examples in one estimate of the L_j of a task that is drawn.
+        recall_by: "samples", statistics recomputed from M when the embedding has moved; or
+            "statistics", what `learner` made of each task at its end, which costs nothing to
+            recall but goes stale. M is still used for training.
         reduce: as in `train.make_train_step`.
 
     Returns:
-        A `LifelongLearner`. Its metrics: `loss`, `query_loss`, `accuracy` and, with transfer,
-        `transfer` (sum_j L_j).
+        A `LifelongLearner`. Its metrics: `loss`, `query_loss`, `accuracy` and, with a retention
+        loss, `retention` (sum_j L_j).
 
     Raises:
-        ValueError: for a negative lambda, an unknown form or recall, numbers below 1, more shots
-            than samples; in `init`, for a learner of other than C classes; in `step`, for episodes
-            with labels of their own; outside jit, for labels outside -1..C-1, and in `recall`
-            before anything was learned.
+        ValueError: for a negative lambda, an unknown name, numbers below 1; in `init`, for a
+            learner of other than C classes; in `step`, for episodes with labels of their own;
+            outside jit, for labels outside -1..C-1, and in `recall` before anything was learned.
 
     Example:
-        >>> from lml_jax import nets
+        >>> from lml_jax import memory, nets
         >>> from lml_jax.learners.protonet import protonet
-        >>> head = Head(tasks=10, known=jnp.zeros(50, bool))
-        >>> learner = memory_learner(protonet(nets.mlp([64], 32), classes=50),
-        ...                          optax.adam(1e-3), head)
+        >>> space = LabelSpace(tasks=10, initial=jnp.zeros(50, bool))
+        >>> few_shot = protonet(nets.mlp([64], 32), classes=50)
+        >>> learner = memory_learner(few_shot, optax.adam(1e-3), space)
+        >>> recent = memory_learner(few_shot, optax.adam(1e-3), space, bank=memory.fifo(500))
 
     Source:
         The outer loss is this project's; the classifier's is that of Snell, Swersky, Zemel.
-        Prototypical Networks for Few-shot Learning, 2017, or of the learner given.
+        Prototypical Networks for Few-shot Learning, 2017, https://arxiv.org/abs/1703.05175, or of
+        the learner given.
     """
-    known(form, ("sum", "mean"), what="form of the transfer")
-    known(recall_by, RECALL, what="recall_by")
-    _check(transfer, per_class, shots, transfer_queries)
-    bank = class_balanced(per_class, classes=head.classes)
+    known(reduction, ("sum", "mean"), what="reduction")
+    known(recall_by, ("samples", "statistics"), what="recall_by")
+    if not retention_weight >= 0:
+        raise ValueError(f"the retention weight lambda must be at least 0, got {retention_weight}")
+    check_positive(shots=shots, past_batch=past_batch)
+    bank = class_balanced(15, classes=space.classes) if bank is None else bank
+    classes, queries = space.classes, past_batch if retention_weight > 0 else 0
 
-    def of_episode(
-        params: Params, task: Task, key: Key, seen: Array, past: Bank, finished: Array
-    ) -> tuple[Array, Metrics]:
+    def of_episode(params: Params, task: Task, key: Key, *shared: PyTree) -> tuple[Array, Metrics]:
+        past: Past = shared[0]
         key_draw, key_adapt = jax.random.split(key)
-        keep = labels_of(task, head, seen)
-        drawn = draw(
-            past, finished, key_draw,
-            shots=shots, n=transfer_queries, every=every_task, queries=transfer > 0,
+        labels = labels_of(task, space, past.seen)
+        drawn = _support.draw(
+            bank, past.memory, past.finished, past.boundless, key_draw,
+            classes=classes, shots=shots, n=queries, every_task=every_task,
         )  # fmt: skip
-        own = task.support._replace(weight=losses.labelled(task.support))
-        support = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), own, drawn.support)
-        fast = learner.adapt(params, without_gaps(support), key_adapt)
-        value, accuracy = head_loss(learner, params, fast, task.query, keep)
-        metrics = {"query_loss": value, "accuracy": accuracy}
-        if transfer > 0:
-            rows = training_mask(head, seen, drawn.task)
-            logits = learner.predict(params, fast, drawn.query.x)
-            each = losses.cross_entropy(losses.mask_logits(logits, rows), drawn.query.y)
-            total = _sum_over_tasks(each, drawn, finished, head.tasks, every_task)
-            metrics["transfer"] = total
-            scale = jnp.maximum(finished, 1) if form == "mean" else 1
-            value = value + transfer * total / scale
+        support = losses.concatenated(_as_labelled(task.support), drawn.support)
+        fast = learner.adapt(params, losses.fill_padding(support), key_adapt)
+        value, metrics = batch_loss(learner.predict, params, fast, task.query, labels)
+        value = value * refused_id(task, space)
+        metrics = {"query_loss": value, **metrics}
+        if retention_weight > 0:
+            total, tasks = _retention(learner, params, fast, drawn, past, space, every_task)
+            metrics["retention"] = total
+            divisor = jnp.maximum(tasks, 1) if reduction == "mean" else 1
+            value = value + retention_weight * total / divisor
         return value, metrics
 
     update = train.make_train_step(of_episode, tx, reduce=reduce)
 
-    def init(key: Key, example: Batch, params: Params | None = None) -> State:
-        params = learner.init(key, example.x[None]) if params is None else params
-        item = (example.x, example.y, jnp.zeros((), jnp.int32))
-        zero = jnp.zeros((), jnp.int32)
-        _check_classes(learner, params, example.x[None], head.classes)
-        fast = begin(learner, params, example.x[None]) if recall_by == "statistics" else None
+    def recalled(params: Params, memory: PyTree, step: Array, key: Key) -> Recalled:
+        """The statistics of everything in the bank."""
+        every = losses.fill_padding(_support.stored(bank, memory)[0])
+        # Traced, so that classes still to come are not taken for missing ones.
+        return Recalled(jax.jit(learner.adapt)(params, every, key), step)
+
+    def init(key: Key, x: Array, params: Params | None = None) -> LifelongState:
+        params = learner.init(key, x) if params is None else params
+        _check_classes(learner, params, x, classes)
+        memory, zero = bank.init(space.item(x)), jnp.zeros((), jnp.int32)
+        if recall_by == "statistics":
+            own = Recalled(start(learner, params, x), zero)
+        else:
+            like = jax.eval_shape(recalled, params, memory, zero, key)
+            own = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+            own = own._replace(step=zero - 1)  # computed after no update: never valid
+        state = LifelongState(train.init_state(params, tx), space.initial, zero, memory, own)
         # In buffers of its own: the state may be donated, what it was made from is used again.
-        state = State(train.init_state(params, tx), head.known, bank.init(item), zero, fast)
         return train.copy(state)
 
-    def step(state: State, episodes: Task, key: Key) -> tuple[State, Metrics]:
-        seen = state.seen
-        for part in (episodes.support, episodes.query):
-            seen = seen | classes_in(part.y, head.classes)
-        trained, metrics = update(state.train, episodes, key, seen, state.bank, state.finished)
+    def moved(
+        state: LifelongState, tasks: Task, key: Key, boundless: bool
+    ) -> tuple[LifelongState, Metrics]:
+        seen = seen_after(state, classes, tasks.support, tasks.query)
+        past = Past(seen, state.finished, state.memory, jnp.asarray(boundless))
+        trained, metrics = update(state.train, tasks, key, past)
         return state._replace(train=trained, seen=seen), metrics
 
-    def end_task(state: State, batch: Batch, key: Key) -> State:
-        seen = state.seen | classes_in(batch.y, head.classes)
+    def step(state: LifelongState, tasks: Task, key: Key) -> tuple[LifelongState, Metrics]:
+        return moved(state, tasks, key, False)
+
+    def stored(state: LifelongState, batch: Batch, key: Key) -> LifelongState:
         key_bank, key_adapt = jax.random.split(key)
         where = losses.labelled(batch) > 0
-        items = (batch.x, batch.y, jnp.full(batch.y.shape, state.finished))
-        fast = state.fast
-        if fast is not None:
-            fast = learner.adapt(state.train.params, batch, key_adapt, fast)
-            _check_same_shapes(state.fast, fast)
-        stored = bank.insert(state.bank, items, key_bank, where)
-        return State(state.train, seen, stored, state.finished + 1, fast)
+        items = (batch.x, as_stored(batch.y), jnp.full(batch.y.shape, state.finished))
+        memory = bank.insert(state.memory, items, key_bank, where)
+        own, params = state.own, state.train.params
+        if recall_by == "statistics":
+            fast = learner.adapt(params, losses.fill_padding(batch), key_adapt, own.fast)
+            _check_same_shapes(own.fast, fast)
+            own = Recalled(fast, state.train.step)
+        else:
+            own = own._replace(step=jnp.full_like(own.step, -1))
+        return state._replace(memory=memory, own=own)
 
-    def predict(state: State, support: Batch, x: Array, key: Key) -> Array:
-        params, keep = state.train.params, classes_in(support.y, head.classes)
-        logits = learner.predict(params, learner.adapt(params, support, key, labels=keep), x)
-        return losses.mask_logits(logits, keep)
+    def observe(state: LifelongState, batch: Batch, key: Key) -> tuple[LifelongState, Metrics]:
+        key_split, key_step, key_store = jax.random.split(key, 3)
+        one = Task(*halves(batch, key_split), jnp.zeros((), jnp.int32))
+        tasks = jax.tree.map(lambda leaf: leaf[None], one)
+        state, metrics = moved(state, tasks, key_step, True)
+        return stored(state, batch, key_store), metrics
 
-    def recall(state: State, x: Array, key: Key) -> Array:
-        if concrete(state.finished) == [0]:
-            raise ValueError("nothing was learned yet: recall needs a task that is finished")
-        params, fast = state.train.params, state.fast
-        if fast is None:
-            # Traced, lest the classes that are still to come be taken for missing ones.
-            fast = jax.jit(learner.adapt)(params, contents(state.bank), key)
-        return learner.predict(params, fast, x)
+    def end_task(state: LifelongState, batch: Batch, key: Key) -> LifelongState:
+        state = state._replace(seen=seen_after(state, classes, batch))
+        state = stored(state, batch, key)
+        if recall_by == "samples":
+            # Once per task and not at every recall: valid until the parameters move.
+            own = recalled(state.train.params, state.memory, state.train.step, key)
+            state = state._replace(own=own)
+        return finished_after(state, space)
 
-    return LifelongLearner(init, step, end_task, predict, recall)
+    def recall(state: LifelongState, x: Array, key: Key) -> Array:
+        found = concrete(state.seen)
+        if found is not None and not found[0].any():
+            raise ValueError("nothing was learned yet: recall needs an example of some class")
+        params, own = state.train.params, state.own
+        if recall_by == "samples":
+            own = jax.lax.cond(
+                own.step == state.train.step,
+                lambda: own,
+                lambda: recalled(params, state.memory, state.train.step, key),
+            )
+        return learner.predict(params, own.fast, x)
+
+    return LifelongLearner(init, step, observe, end_task, predict_from(learner, space), recall)
 
 
-def _sum_over_tasks(each: Array, drawn: Drawn, finished: Array, tasks: int, every: bool) -> Array:
-    """sum_j L_j from the losses of the queries, L_j the mean over those of task j."""
-    weight = losses.labelled(drawn.query)
-    if not every:
-        return finished * losses.weighted_mean(each, weight)
-    of_task = jax.nn.one_hot(drawn.task, tasks, axis=0) * weight[None]
-    return jax.vmap(lambda w: losses.weighted_mean(each, w))(of_task).sum()
+def _as_labelled(batch: Batch) -> Batch:
+    return batch._replace(weight=losses.labelled(batch))
 
 
-def _check(transfer: float, per_class: int, shots: int, transfer_queries: int) -> None:
-    if not transfer >= 0:
-        raise ValueError(f"the transfer weight lambda must be at least 0, got {transfer}")
-    if min(per_class, shots, transfer_queries) < 1:
-        raise ValueError(
-            "per_class, shots and transfer_queries must be at least 1, got "
-            f"{per_class}, {shots} and {transfer_queries}"
-        )
-    most = per_class - 1 if transfer > 0 else per_class
-    if shots > most:
-        raise ValueError(
-            f"{shots} shots of the {per_class} samples kept of each class leave no queries for the "
-            f"transfer: expected at most {most}"
-        )
+def _retention(
+    learner: Learner,
+    params: Params,
+    fast: Fast,
+    drawn: Drawn,
+    past: Past,
+    space: LabelSpace,
+    every_task: bool,
+) -> tuple[Array, Array]:
+    """sum_j L_j from the losses of the queries, and the number of tasks in the sum."""
+    query = losses.fill_padding(drawn.query)
+    rows = training_labels(space, past.seen, drawn.task)
+    logits = losses.mask_logits(learner.predict(params, fast, query.x), rows)
+    each, weight = losses.cross_entropy(logits, query.y), losses.labelled(query)
+    tasks = jnp.where(past.boundless, 1, past.finished)
+    if not every_task:
+        return tasks * losses.weighted_mean(each, weight), tasks
+    of_task = jax.nn.one_hot(drawn.task, space.tasks, axis=0) * weight[None]
+    return jax.vmap(lambda w: losses.weighted_mean(each, w))(of_task).sum(), tasks
 
 
 def _check_classes(learner: Learner, params: Params, x: Array, classes: int) -> None:
-    found = jax.eval_shape(lambda p: learner.predict(p, begin(learner, p, x), x), params).shape[1]
+    found = jax.eval_shape(lambda p: learner.predict(p, start(learner, p, x), x), params).shape[1]
     if found != classes:
-        raise ValueError(f"the learner has {found} classes, expected {classes}, as the head has")
+        raise ValueError(
+            f"the learner has {found} classes, expected {classes}, as the label space has"
+        )
 
 
-def _check_same_shapes(before: Any, after: Any) -> None:
+def _check_same_shapes(before: Fast, after: Fast) -> None:
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (before, after)]
     if shapes[0] != shapes[1]:
         raise ValueError(

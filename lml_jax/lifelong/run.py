@@ -1,8 +1,13 @@
-"""Run a learner over a stream, and score every task after every task."""
+"""Run a learner over a stream, and score every task after every task.
+
+A loop on the host, with progress, checkpoints and data of any size; `program` is the same run as
+one pure function.
+"""
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,49 +16,15 @@ from jax import Array
 
 from lml_jax import train
 from lml_jax.checkpoint import FORGETFUL, Keeper
-from lml_jax.lifelong.label_space import classes_in
-from lml_jax.losses import mask_logits
-from lml_jax.metrics import accuracy
-from lml_jax.types import Batch, Key, LifelongLearner, Metrics, Params, Stream
+from lml_jax.checks import check_positive
+from lml_jax.data.stream import Stream
+from lml_jax.lifelong import score as scoring
+from lml_jax.lifelong.results import OnChunk, OnRow, StreamRun, scored, spent, unscored, with_value
+from lml_jax.lifelong.score import Score, Scores, class_accuracy
+from lml_jax.types import Batch, Key, LifelongLearner, LifelongState, Params, Task
 
 
-class StreamRun(NamedTuple):
-    """What a run leaves: the state, and scores [T + 1, T] of task j after task i.
-
-    Row 0 is the untrained model; nan where there was nothing to choose from. `R` is by `recall`,
-    `R_task` the same logits masked to the task's own labels, `R_adapted` by `predict` with K
-    examples a class. `online` [T, chunks]: accuracy of `predict` on a new episode of task i before
-    each chunk of updates. `seconds` went into "compile", "train" and "eval".
-    """
-
-    state: Any
-    R: np.ndarray
-    R_task: np.ndarray
-    R_adapted: np.ndarray
-    online: np.ndarray
-    seconds: dict[str, float]
-
-
-def score(logits: Array, batch: Batch, keep: Array) -> Array:
-    """Accuracy in [0, 1] among the labels `keep` bool [C]; nan if no label there is in play.
-
-    An example whose own label has the logit -inf is not counted: it has not been seen, and what
-    cannot be right says nothing about what is remembered.
-
-    Example:
-        >>> logits = jnp.array([[0.0, 1.0, -jnp.inf], [2.0, 1.0, -jnp.inf]])
-        >>> batch = Batch(jnp.zeros((2, 1)), jnp.array([1, 1]))
-        >>> float(score(logits, batch, jnp.ones(3, bool)))
-        0.5
-    """
-    logits = mask_logits(logits, keep)
-    own = jnp.take_along_axis(logits, batch.y[:, None], axis=1)[:, 0]
-    weight = jnp.ones(batch.y.shape) if batch.weight is None else batch.weight
-    weight = jnp.where(jnp.isfinite(own), weight, 0.0)
-    return accuracy(logits, batch.y, weight=weight)
-
-
-def run_stream(
+def run(
     learner: LifelongLearner,
     stream: Stream,
     key: Key,
@@ -62,12 +33,16 @@ def run_stream(
     scan: bool = False,
     chunk: int = 25,
     task_incremental: bool = False,
+    score: Score = class_accuracy,
     params: Params | None = None,
-    on_chunk: Callable[[int, int, Metrics], None] = lambda task, steps, metrics: None,
-    on_row: Callable[[int, StreamRun], None] = lambda row, so_far: None,
+    on_chunk: OnChunk = lambda task, steps, metrics: None,
+    on_row: OnRow = lambda row, so_far: None,
     keeper: Keeper = FORGETFUL,
+    resident_bytes: int = 2**28,
 ) -> StreamRun:
     """Learn the tasks of `stream` one after another, and score all of them after each.
+
+    A second run of the same learner on a stream of the same sizes compiles nothing.
 
     Args:
         learner: any `LifelongLearner` over the stream's labels.
@@ -76,190 +51,214 @@ def run_stream(
         steps: updates on each task, >= 1.
         scan: as in `train.make_runner`.
         chunk: updates between two calls of `on_chunk`.
-        task_incremental: the task is told at test, so that R is R_task.
-        params: begin from these, trained before; None for new ones.
-        on_chunk: told (task, steps done, metrics [steps done]) while training.
-        on_row: told (i, the run so far) after row i is scored; later rows are nan. A run that goes
-            on in the middle of a task tells it of the next row first.
-        keeper: from `checkpoint.keeper`. A run that it has kept goes on from there, bit for bit as
-            if it had not been cut; it is saved after each chunk and each row.
+        task_incremental: the task's identity is given at test, so that R is R_task.
+        score: of a test set.
+        params: start from these, trained before; None for new ones.
+        on_chunk: called after each chunk of updates.
+        on_row: called after each scored row. A run that is resumed in the middle of a task calls
+            it for the next row first.
+        keeper: from `checkpoint.keeper`. A run that it has saved is resumed, bit-identical to an
+            uninterrupted one; it is saved after each chunk and each row.
+        resident_bytes: a stream of at most so many bytes is moved to the device once; of a larger
+            one, the arriving task and one test set at a time.
 
     Returns:
         A `StreamRun`.
 
     Raises:
-        ValueError: where the learner's head is not the stream's, or a label is outside it.
-        train.DivergedError: naming the step and the task; what `on_row` was told still holds.
+        ValueError: where the learner's classes are not the stream's, or a label is outside them.
+        train.DivergedError: naming the step and the task; what `on_row` was told stays valid.
 
     Example:
         >>> from lml_jax import nets
         >>> from lml_jax.data.arrays import from_arrays
         >>> from lml_jax.data.streams import class_incremental
         >>> from lml_jax.learners.maml import maml
-        >>> from lml_jax.lifelong.label_space import head_of
+        >>> from lml_jax.lifelong.label_space import label_space_of
         >>> from lml_jax.lifelong.lifelong_maml import lifelong_maml
         >>> x = jax.random.normal(jax.random.key(0), (80, 3))
-        >>> data = from_arrays(x, jnp.repeat(jnp.arange(4), 20))
+        >>> data = from_arrays(np.asarray(x), np.repeat(np.arange(4), 20))
         >>> stream = class_incremental(data, tasks=2, classes_per_task=2, seed=0,
         ...                            train_per_class=15)
         >>> few_shot = maml(nets.mlp([8], 4), optax.sgd(0.1), steps=1)
-        >>> learner = lifelong_maml(few_shot, optax.adam(1e-2), head_of(stream))
-        >>> run_stream(learner, stream, jax.random.key(0), steps=2).R.shape
+        >>> learner = lifelong_maml(few_shot, optax.adam(1e-2), label_space_of(stream))
+        >>> run(learner, stream, jax.random.key(0), steps=2).R.shape
         (3, 2)
     """
-    if steps < 1 or chunk < 1:
-        raise ValueError(f"steps and chunk must be at least 1, got {steps} and {chunk}")
-    tasks = stream.tasks
-    # Compiled with the position traced: eager calls would compile every slice of every task.
-    stream = stream._replace(
-        episodes=jax.jit(stream.episodes), train=jax.jit(stream.train), test=jax.jit(stream.test)
-    )
+    check_positive(steps=steps, chunk=chunk)
+    begun, tasks = time.perf_counter(), stream.tasks
     key_init, key_train, key_end, key_eval, key_online = jax.random.split(key, 5)
-    tests = [stream.test(j) for j in range(tasks)]
-    first = stream.train(0)
-    state = learner.init(key_init, Batch(first.x[0], first.y[0]), params)
-    check_labels(learner, stream, state, first.x)
-    run = keeper.start(_unscored(state, tasks, -(-steps // chunk)))
-    start = int(run.state.step)
-    if start == tasks * steps:
-        return run
+    source = _source(stream, resident_bytes)
+    compiled = _compiled(learner, score, task_incremental)
+    arriving = source.task(0)
+    state = learner.init(key_init, compiled.train(arriving, 0).x, params)
+    _check_labels(learner, stream, state, arriving)
+    so_far = keeper.start(unscored(state, stream, -(-steps // chunk)))
+    begin = int(so_far.state.step)
+    if begin == tasks * steps:
+        return so_far
+    so_far = spent(so_far, "setup", begun)
 
-    many = train.make_runner(learner.step, stream.episodes, scan=scan)
-    end_task = jax.jit(learner.end_task)
-    evaluate = _evaluation(learner, stream, tests, key_eval, task_incremental)
-    before = _online(learner, stream)
+    many = train.make_runner(learner.step, _draw, scan=scan)
     begun = time.perf_counter()
-    # Everything is called once for nothing, so that compiling is not counted as learning.
-    for length in {min(chunk, steps), steps % chunk or chunk} if scan else {1}:
-        jax.block_until_ready(many(train.copy(run.state), 0, key_train, length))
-    jax.block_until_ready((end_task(run.state, first, key_end), before(run.state, 0, key_online)))
-    scores = evaluate(run.state)
-    run = _spent(run if start else _scored(run, 0, scores), "compile", begun)
-    if start % steps == 0:
-        on_row(start // steps, run)
+    keys = jax.random.split(key_eval, tasks)
+    supports = [compiled.support(source.task(j), j, keys[j]) for j in range(tasks)]
+    evaluate = partial(_evaluate, compiled, source, supports, keys)
+    lengths = {min(chunk, steps), steps % chunk or chunk} if scan else {1}
+    for length in lengths if _first_time(learner, score, so_far.state, arriving, lengths) else ():
+        # Called once for nothing, so that compiling is not counted as learning.
+        jax.block_until_ready(many(train.copy(so_far.state), (arriving, 0), key_train, length))
+        jax.block_until_ready(compiled.online(so_far.state, arriving, 0, key_online))
+    scores = evaluate(so_far.state, arriving)
+    so_far = spent(so_far if begin else scored(so_far, 0, scores), "compile", begun)
+    if begin % steps == 0:
+        on_row(begin // steps, so_far)
 
-    for i in range(start // steps, tasks):
-        for done in range(int(run.state.step) - i * steps, steps, chunk):
-            begun = time.perf_counter()
-            right = before(run.state, i, jax.random.fold_in(key_online, run.state.step))
-            # A copy: what `on_row` and `keeper` were told outlives the donation, and one buffer may
-            # stand in the state twice (parameters that are also what recall uses).
-            state, metrics = many(train.copy(run.state), i, key_train, min(chunk, steps - done))
+    for i in range(begin // steps, tasks):
+        begun = time.perf_counter()
+        arriving = source.task(i)
+        for done in range(int(so_far.state.step) - i * steps, steps, chunk):
+            key_before = jax.random.fold_in(key_online, so_far.state.step)
+            right = compiled.online(so_far.state, arriving, i, key_before)
+            # A copy: what `on_row` and `keeper` were told outlives the donation.
+            state, metrics = many(
+                train.copy(so_far.state), (arriving, i), key_train, min(chunk, steps - done)
+            )
             train.check_finite(state, metrics, where=f", while learning task {i} of the stream")
-            online = _with(run.online, (i, done // chunk), float(right))
-            run = _spent(run._replace(state=state, online=online), "train", begun)
+            online = with_value(so_far.online, (i, done // chunk), float(right))
+            so_far = spent(so_far._replace(state=state, online=online), "train", begun)
             done = min(done + chunk, steps)
             on_chunk(i, done, metrics)
             if done < steps:
-                keeper.save(i * steps + done, run)
+                keeper.save(i * steps + done, so_far)
+            begun = time.perf_counter()
+        whole = compiled.train(arriving, i)
+        state = compiled.end_task(so_far.state, whole, jax.random.fold_in(key_end, i))
+        so_far = spent(so_far._replace(state=jax.block_until_ready(state)), "train", begun)
         begun = time.perf_counter()
-        state = end_task(run.state, stream.train(i), jax.random.fold_in(key_end, i))
-        run = _spent(run._replace(state=jax.block_until_ready(state)), "train", begun)
-        begun = time.perf_counter()
-        run = _spent(_scored(run, i + 1, evaluate(run.state)), "eval", begun)
-        on_row(i + 1, run)
-        keeper.save((i + 1) * steps, run)
-    return run
+        scores = evaluate(so_far.state, arriving)
+        so_far = spent(scored(so_far, i + 1, scores), "eval", begun)
+        on_row(i + 1, so_far)
+        keeper.save((i + 1) * steps, so_far)
+    return so_far
 
 
-def _unscored(state: Any, tasks: int, chunks: int) -> StreamRun:
-    R, online = np.full((tasks + 1, tasks), np.nan), np.full((tasks, chunks), np.nan)
-    return StreamRun(state, R, R, R, online, {"compile": 0.0, "train": 0.0, "eval": 0.0})
+class _Source(NamedTuple):
+    """Where a run takes the data of a task from."""
+
+    task: Callable[[int], Stream]
+    test: Callable[[int], Batch]
 
 
-# Each makes a run of its own: the one before may be kept by `on_row` or the keeper.
-def _with(array: np.ndarray, where: Any, value: Any) -> np.ndarray:
-    array = array.copy()
-    array[where] = value
-    return array
+def _source(stream: Stream, resident_bytes: int) -> _Source:
+    leaves = jax.tree.leaves((stream.x, stream.test_x))
+    sizes = {id(leaf): leaf.nbytes for leaf in leaves}
+    on_disk = any(isinstance(leaf, np.memmap) for leaf in leaves)
+    if on_disk or sum(sizes.values()) > resident_bytes:
+        return _Source(stream.local, lambda j: jax.tree.map(jnp.asarray, stream.test(j)))
+    # One copy where training and test images are the same array.
+    moved = {id(leaf): jnp.asarray(leaf) for leaf in leaves}
+    on_device = jax.tree.map(lambda leaf: moved.get(id(leaf), leaf), stream)
+    return _Source(lambda i: on_device, partial(_test, on_device))
 
 
-def _scored(run: StreamRun, row: int, scores: np.ndarray) -> StreamRun:
-    matrices = (run.R, run.R_task, run.R_adapted)
-    R, R_task, R_adapted = (_with(m, row, s) for m, s in zip(matrices, scores, strict=True))
-    return run._replace(R=R, R_task=R_task, R_adapted=R_adapted)
+@jax.jit
+def _test(stream: Stream, j: Array) -> Batch:
+    return stream.test(j)
 
 
-def _spent(run: StreamRun, on: str, since: float) -> StreamRun:
-    seconds = run.seconds[on] + time.perf_counter() - since
-    return run._replace(seconds={**run.seconds, on: seconds})
+def _draw(data: tuple[Stream, Array], key: Key) -> Task:
+    stream, i = data
+    return stream.episodes(i, key)
 
 
-def _online(learner: LifelongLearner, stream: Stream) -> Callable[..., Array]:
-    """(state, i, key) -> accuracy of `predict` on one new episode of task i."""
+class _Compiled(NamedTuple):
+    """The compiled functions of a learner; one set for all its runs."""
 
-    def one(state: Any, i: Array, key: Key) -> Array:
-        key_episode, key_predict = jax.random.split(key)
-        episode = jax.tree.map(lambda leaf: leaf[0], stream.episodes(i, key_episode))
-        logits = learner.predict(state, episode.support, episode.query.x, key_predict)
-        return accuracy(logits, episode.query.y, weight=episode.query.weight)
-
-    return jax.jit(one)
+    train: Callable[[Stream, int], Batch]
+    online: Callable[[LifelongState, Stream, int, Key], Array]
+    end_task: Callable[[LifelongState, Batch, Key], LifelongState]
+    support: Callable[[Stream, int, Key], Batch]
+    score: Callable[[LifelongState, Batch, Batch, Array, Key], Scores]
 
 
-def _evaluation(
-    learner: LifelongLearner,
-    stream: Stream,
-    tests: list[Batch],
-    key: Key,
-    task_incremental: bool,
-) -> Callable[[Any], np.ndarray]:
-    """(state) -> scores [3, T] of every task: recalled, with the task told, and adapted."""
+@lru_cache(maxsize=32)
+def _compiled(learner: LifelongLearner, score: Score, task_incremental: bool) -> _Compiled:
+    def of_task(
+        state: LifelongState, test: Batch, support: Batch, members: Array, key: Key
+    ) -> Scores:
+        found = scoring.of_task(learner, score, state, test, support, members, key)
+        return found._replace(R=found.R_task) if task_incremental else found
 
-    def one(state: Any, batch: Batch, support: Batch, members: Array, key: Key) -> Array:
-        key_recall, key_predict = jax.random.split(key)
-        every = jnp.ones_like(members)
-        recalled = learner.recall(state, batch.x, key_recall)
-        adapted = learner.predict(state, support, batch.x, key_predict)
-        return jnp.stack(
-            [
-                score(recalled, batch, members if task_incremental else every),
-                score(recalled, batch, members),
-                score(adapted, batch, every),
-            ]
-        )
+    return _Compiled(
+        train=_train,
+        online=jax.jit(partial(scoring.online, learner)),
+        end_task=jax.jit(learner.end_task),
+        support=_support,
+        score=jax.jit(of_task),
+    )
 
-    compiled = jax.jit(one)
-    keys = jax.random.split(key, stream.tasks)
-    supports = [
-        jax.tree.map(lambda leaf: leaf[0], stream.episodes(j, keys[j]).support)
-        for j in range(stream.tasks)
+
+@jax.jit
+def _train(stream: Stream, i: Array) -> Batch:
+    return stream.train(i)
+
+
+@jax.jit
+def _support(stream: Stream, i: Array, key: Key) -> Batch:
+    return jax.tree.map(lambda leaf: leaf[0], stream.episodes(i, key).support)
+
+
+def _evaluate(
+    compiled: _Compiled,
+    source: _Source,
+    supports: list[Batch],
+    keys: Array,
+    state: LifelongState,
+    arriving: Stream,
+) -> Scores:
+    """Scores of every task, each [T]."""
+    members = arriving.members
+    found = [
+        compiled.score(state, source.test(j), support, members[j], keys[j])
+        for j, support in enumerate(supports)
     ]
-
-    def evaluate(state: Any) -> np.ndarray:
-        columns = [
-            compiled(state, tests[j], supports[j], stream.members[j], keys[j])
-            for j in range(stream.tasks)
-        ]
-        return np.stack([np.asarray(column, float) for column in columns], axis=1)
-
-    return evaluate
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(v, float) for v in leaves]), *found)
 
 
-def check_labels(learner: LifelongLearner, stream: Stream, state: Any, x: Array) -> None:
-    """Raise ValueError unless the learner's logits and the stream's labels agree on C."""
-    logits = jax.eval_shape(learner.recall, state, x, jax.random.key(0))
-    if logits.shape[1] != stream.classes:
+_seen_before: set[tuple] = set()
+
+
+def _first_time(
+    learner: LifelongLearner,
+    score: Score,
+    state: LifelongState,
+    stream: Stream,
+    lengths: set[int],
+) -> bool:
+    """Whether this process has not run this learner at these sizes yet."""
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), (state, stream))
+    key = (learner, score, frozenset(lengths), str(shapes), jax.tree.structure(stream))
+    new = key not in _seen_before
+    _seen_before.add(key)
+    return new
+
+
+def _check_labels(
+    learner: LifelongLearner, stream: Stream, state: LifelongState, arriving: Stream
+) -> None:
+    """Raise ValueError unless the learner's outputs and the stream's labels agree on C."""
+    x = jax.eval_shape(arriving.train, 0).x
+    outputs = jax.eval_shape(learner.recall, state, x, jax.random.key(0))
+    if not stream.classes:
+        return
+    if outputs.shape[1] != stream.classes:
         raise ValueError(
-            f"the learner's head has {logits.shape[1]} classes, the stream has {stream.classes}"
+            f"the learner has {outputs.shape[1]} classes, the stream has {stream.classes}"
         )
-    for i in range(stream.tasks):
-        drawn = stream.episodes(i, jax.random.key(0))
-        parts = {
-            "train": stream.train(i),
-            "test": stream.test(i),
-            "episodes": Batch(drawn.query.x, drawn.query.y.ravel()),
-        }
-        for name, batch in parts.items():
-            low, high = int(batch.y.min()), int(batch.y.max())
-            if low < -1 or high >= stream.classes:
-                raise ValueError(
-                    f"labels of task {i} ({name}) are in {low}..{high}, outside the head: "
-                    f"expected -1..{stream.classes - 1}"
-                )
-            extra = classes_in(batch.y, stream.classes) & ~stream.members[i]
-            if bool(extra.any()):
-                raise ValueError(
-                    f"labels {np.flatnonzero(extra).tolist()} of task {i} ({name}) are not among "
-                    f"its members {np.flatnonzero(stream.members[i]).tolist()}"
-                )
+    for name, index in (("train", stream.train_index), ("test", stream.test_index)):
+        y = np.asarray(index.y)
+        if y.size and (y.min() < -1 or y.max() >= stream.classes):
+            raise ValueError(
+                f"labels ({name}) are in {y.min()}..{y.max()}, expected -1..{stream.classes - 1}"
+            )

@@ -2,6 +2,7 @@
 
 from lml_jax.memory.banks import Bank as Bank
 from lml_jax.memory.banks import class_balanced as class_balanced
+from lml_jax.memory.banks import contents as contents
 from lml_jax.memory.banks import draw_each as draw_each
 from lml_jax.memory.banks import fifo as fifo
 from lml_jax.memory.banks import reservoir as reservoir

@@ -9,7 +9,7 @@ one that samples and then inserts makes XLA copy the bank, and is better cut in 
 
 from collections.abc import Callable
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +17,24 @@ import numpy as np
 from jax import Array
 
 from lml_jax.checks import concrete, known
-from lml_jax.types import Key, MemoryBank
+from lml_jax.types import Key, MemoryBank, PyTree
 
-Of = Callable[[Any], Array]  # a batch of items -> something of each, [n, ...]
+Of = Callable[[PyTree], Array]  # a batch of items -> something of each, [n, ...]
+RuleName = Literal["reservoir", "fifo"]
+
+
+class Rule(Protocol):
+    """The slot that item t of a group takes, int [n]; at or past the capacity: it is not stored."""
+
+    def __call__(self, t: Array, capacity: int, key: Key, /) -> Array: ...  # noqa: D102
 
 
 class Bank(NamedTuple):
     """State of every bank; G and the capacity are read off the shapes."""
 
-    items: Any  # every leaf [G, capacity, ...], filled from slot 0 on
+    items: PyTree  # every leaf [G, capacity, ...], filled from slot 0 on
     seen: Array  # int32 [G], items offered so far; below 2^31
-    sums: Any = None  # float32 [G, d], of the features offered so far: `herding` alone
+    sums: PyTree = None  # float32 [G, d], of the features offered so far: `herding` alone
 
     @property
     def filled(self) -> Array:
@@ -37,7 +44,7 @@ class Bank(NamedTuple):
 
 
 # (t, capacity, key) -> the slot that item t takes; past the end, none.
-RULES: dict[str, Callable[..., Array]] = {
+RULES: dict[str, Rule] = {
     "fifo": lambda t, capacity, key: t % capacity,
     "reservoir": lambda t, capacity, key: jnp.where(
         t < capacity, t, jax.random.randint(key, t.shape, 0, t + 1)
@@ -84,7 +91,7 @@ def reservoir(capacity: int) -> MemoryBank:
 
 
 def class_balanced(
-    per_class: int, *, classes: int, label_of: Of = itemgetter(1), rule: str = "reservoir"
+    per_class: int, *, classes: int, label_of: Of = itemgetter(1), rule: RuleName = "reservoir"
 ) -> MemoryBank:
     """As many slots for each of C classes, whatever the stream brings of it.
 
@@ -110,7 +117,7 @@ def class_balanced(
 
 
 def task_indexed(
-    per_task: int, *, tasks: int, task_of: Of = itemgetter(-1), rule: str = "reservoir"
+    per_task: int, *, tasks: int, task_of: Of = itemgetter(-1), rule: RuleName = "reservoir"
 ) -> MemoryBank:
     """A bank of its own for each task, from which tasks are drawn by given weights.
 
@@ -138,7 +145,7 @@ def sample(
     n: int,
     weights: Array | None = None,
     group: Array | int | None = None,
-) -> tuple[Any, Array]:
+) -> tuple[PyTree, Array]:
     """n items, with replacement, each of a group drawn anew: (leaves [n, ...], valid bool [n]).
 
     P(group g) = w_g / sum_h w_h over the groups that hold something; uniform within the group.
@@ -183,7 +190,7 @@ def sample(
     return jax.tree.map(lambda leaf: leaf.at[row, slot].get(mode="clip"), bank.items), held > 0
 
 
-def draw_each(bank: Bank, key: Key, *, n: int) -> tuple[Any, Array]:
+def draw_each(bank: Bank, key: Key, *, n: int) -> tuple[PyTree, Array]:
     """n items of every group, without replacement: (leaves [G, n, ...], valid bool [G, n]).
 
     A group that holds m < n gives each item once, and then `valid` is False. n is at most the
@@ -212,7 +219,7 @@ def _bank(
     """A bank whose item t, counted within its group, takes the slot that `rule` says."""
     slot_of = RULES[known(rule, RULES, what="rule of a bank")]
 
-    def insert(bank: Bank, batch: Any, key: Key, where: Array | None = None) -> Bank:
+    def insert(bank: Bank, batch: PyTree, key: Key, where: Array | None = None) -> Bank:
         batch, group = offered_items(bank, batch, where, group_of, what)
         groups = len(bank.seen)
         t = bank.seen.at[group].get(mode="clip") + _earlier(group)
@@ -227,7 +234,22 @@ def _bank(
         )
         return Bank(items, bank.seen.at[group].add(1, mode="drop"))
 
-    return MemoryBank(empty_bank(capacity, groups), insert, sample)
+    by_task = what == "tasks"
+    return MemoryBank(empty_bank(capacity, groups), insert, sample, contents, by_task)
+
+
+def contents(bank: Bank) -> tuple[PyTree, Array]:
+    """Every slot of a bank and whether it holds an item: (leaves [G * capacity, ...], bool).
+
+    Example:
+        >>> bank = fifo(3)
+        >>> state = bank.insert(bank.init(jnp.zeros(())), jnp.array([3.0, 4.0]), jax.random.key(0))
+        >>> items, valid = bank.contents(state)
+        >>> items.tolist(), valid.tolist()
+        ([3.0, 4.0, 0.0], [True, True, False])
+    """
+    items = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), bank.items)
+    return items, bank.filled.reshape(-1)
 
 
 def _earlier(values: Array) -> Array:
@@ -238,12 +260,12 @@ def _earlier(values: Array) -> Array:
     return jnp.zeros_like(at).at[order].set(at - jax.lax.cummax(jnp.where(starts, at, 0)))
 
 
-def empty_bank(capacity: int, groups: int) -> Callable[[Any], Bank]:
+def empty_bank(capacity: int, groups: int) -> Callable[[PyTree], Bank]:
     """`init` of a bank of this size."""
     if min(capacity, groups) < 1:
         raise ValueError(f"a bank's capacity and groups must be >= 1, got {capacity} and {groups}")
 
-    def init(example_item: Any) -> Bank:
+    def init(example_item: PyTree) -> Bank:
         like = jax.tree.map(jnp.asarray, example_item)
         items = jax.tree.map(lambda x: jnp.zeros((groups, capacity, *x.shape), x.dtype), like)
         return Bank(items, jnp.zeros(groups, jnp.int32))
@@ -252,8 +274,8 @@ def empty_bank(capacity: int, groups: int) -> Callable[[Any], Bank]:
 
 
 def offered_items(
-    bank: Bank, batch: Any, where: Array | None, group_of: Of | None, what: str
-) -> tuple[Any, Array]:
+    bank: Bank, batch: PyTree, where: Array | None, group_of: Of | None, what: str
+) -> tuple[PyTree, Array]:
     """The batch as arrays, and the group of each item, int [n]; G if it is not to be stored."""
     batch = jax.tree.map(jnp.asarray, batch)
     got, want = (str(jax.tree.structure(tree)) for tree in (batch, bank.items))

@@ -1,14 +1,13 @@
 """Exemplars chosen by their features: herding."""
 
 from operator import itemgetter
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lml_jax.memory.banks import Bank, Of, empty_bank, offered_items, sample
-from lml_jax.types import Key, MemoryBank
+from lml_jax.memory.banks import Bank, Of, contents, empty_bank, offered_items, sample
+from lml_jax.types import Key, MemoryBank, PyTree
 
 
 def herding(
@@ -38,16 +37,16 @@ def herding(
     """
     empty = empty_bank(per_class, classes)
 
-    def features(items: Any) -> Array:
+    def features(items: PyTree) -> Array:
         phi = feature_of(items)
         return phi.reshape(len(phi), -1).astype(jnp.float32)
 
-    def init(example_item: Any) -> Bank:
+    def init(example_item: PyTree) -> Bank:
         bank = empty(example_item)
         d = features(jax.tree.map(lambda leaf: leaf[0], bank.items)).shape[1]
         return bank._replace(sums=jnp.zeros((classes, d)))
 
-    def insert(bank: Bank, batch: Any, key: Key, where: Array | None = None) -> Bank:
+    def insert(bank: Bank, batch: PyTree, key: Key, where: Array | None = None) -> Bank:
         batch, group = offered_items(bank, batch, where, label_of, "labels")
         new, old = features(batch), jax.vmap(features)(bank.items)
         seen = bank.seen.at[group].add(1, mode="drop")
@@ -70,7 +69,7 @@ def herding(
 
         return Bank(jax.tree.map(exemplars, bank.items, batch), seen, sums)
 
-    return MemoryBank(init, insert, sample)
+    return MemoryBank(init, insert, sample, contents)
 
 
 def _herd(phi: Array, free: Array, mean: Array, k: int) -> Array:

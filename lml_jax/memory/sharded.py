@@ -1,13 +1,11 @@
 """A bank dealt over devices: each holds a part, and draws from it alone."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from lml_jax.memory.banks import Bank
-from lml_jax.types import Key, MemoryBank
+from lml_jax.types import Key, MemoryBank, PyTree
 
 
 def sharded(bank: MemoryBank, shards: int) -> MemoryBank:
@@ -56,19 +54,28 @@ def sharded(bank: MemoryBank, shards: int) -> MemoryBank:
         _check_divides(shards, len(leaf))
         return leaf.reshape(shards, -1, *leaf.shape[1:])
 
-    def init(example_item: Any) -> Bank:
+    def init(example_item: PyTree) -> Bank:
         one = bank.init(example_item)
         if len(one.seen) > 1:
             raise ValueError(f"expected a bank of one group, got one of {len(one.seen)}")
         return jax.tree.map(lambda leaf: jnp.stack([leaf] * shards), one)
 
-    def insert(state: Bank, batch: Any, key: Key, where: Array | None = None) -> Bank:
+    def insert(state: Bank, batch: PyTree, key: Key, where: Array | None = None) -> Bank:
         batch = jax.tree.map(jnp.asarray, batch)
         offered = jnp.ones(len(jax.tree.leaves(batch)[0]), bool) if where is None else where
         parts = jax.tree.map(split, (batch, jnp.asarray(offered)))
         return jax.vmap(bank.insert)(state, parts[0], keys_of(key), parts[1])
 
-    def sample(state: Bank, key: Key, *, n: int) -> tuple[Any, Array]:
+    def sample(
+        state: Bank,
+        key: Key,
+        *,
+        n: int,
+        weights: Array | None = None,
+        group: Array | int | None = None,
+    ) -> tuple[PyTree, Array]:
+        if weights is not None or group is not None:
+            raise ValueError("a sharded bank has one group: expected neither weights nor a group")
         _check_divides(shards, n)
         draw = jax.vmap(lambda part, key: bank.sample(part, key, n=n // shards))
         items, valid = draw(state, keys_of(key))
@@ -77,7 +84,11 @@ def sharded(bank: MemoryBank, shards: int) -> MemoryBank:
         weight = jnp.where(valid, share[:, None], 0.0)
         return jax.tree.map(lambda leaf: leaf.reshape(n, *leaf.shape[2:]), (items, weight))
 
-    return MemoryBank(init, insert, sample)
+    def contents(state: Bank) -> tuple[PyTree, Array]:
+        items, valid = jax.vmap(bank.contents)(state)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), (items, valid))
+
+    return MemoryBank(init, insert, sample, contents)
 
 
 def _check_divides(shards: int, n: int) -> None:

@@ -2,15 +2,20 @@
 
 `real` and `fake` are embedded examples, float [n, d] and [m, d]: pixels for small images, or the
 last hidden layer of a classifier trained on the real training data. All are fit for jit. What has
-to train something is in `evaluate`.
+to train something is in `metrics.trained`.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from lml_jax.losses.labels import as_labels
+from lml_jax.losses.weights import at_least_float32
+from lml_jax.metrics.fewshot import undefined_where
 
 
 def precision_recall(real: Array, fake: Array, *, k: int = 5) -> tuple[Array, Array]:
@@ -29,7 +34,7 @@ def precision_recall(real: Array, fake: Array, *, k: int = 5) -> tuple[Array, Ar
         >>> [float(v) for v in precision_recall(real, jnp.array([[0.5], [0.9]]), k=1)]
         [1.0, 0.25]
     """
-    _check(real, fake, k=k)
+    real, fake = _checked(real, fake, k=k)
     between = _distances(real, fake)
     precision = (between <= _radii(real, k)[:, None]).any(axis=0).mean()
     recall = (between <= _radii(fake, k)[None, :]).any(axis=1).mean()
@@ -53,7 +58,7 @@ def density_coverage(real: Array, fake: Array, *, k: int = 5) -> tuple[Array, Ar
         >>> [float(v) for v in density_coverage(real, jnp.array([[0.5], [0.6]]), k=1)]
         [2.0, 0.5]
     """
-    _check(real, fake, k=k, both=False)
+    real, fake = _checked(real, fake, k=k, both=False)
     inside = _distances(real, fake) <= _radii(real, k)[:, None]
     return inside.sum(axis=0).mean() / k, inside.any(axis=1).mean()
 
@@ -74,7 +79,7 @@ def frechet_distance(real: Array, fake: Array) -> Array:
         >>> float(frechet_distance(jnp.array([[0.0], [2.0]]), jnp.array([[3.0], [5.0]])).round(4))
         9.0
     """
-    _check(real, fake, k=1)
+    real, fake = _checked(real, fake, k=1)
     (mean_r, cov_r), (mean_g, cov_g) = _moments(real), _moments(fake)
     root_r = _root(cov_r)
     # Rounding may leave an eigenvalue of what is positive semidefinite below 0.
@@ -99,7 +104,7 @@ def kernel_distance(real: Array, fake: Array) -> Array:
         >>> float(kernel_distance(jnp.array([[0.0], [1.0]]), jnp.array([[1.0], [2.0]])))
         9.5
     """
-    _check(real, fake, k=1)
+    real, fake = _checked(real, fake, k=1)
 
     def kernel(u: Array, v: Array) -> Array:
         return (u @ v.T / u.shape[1] + 1) ** 3
@@ -181,7 +186,7 @@ def class_diversity_ratios(
         [1.0, 0.0, nan]
     """
     real_std, fake_std, both = _class_deviations(real, y_real, fake, y_fake, classes)
-    return jnp.where(both, _ratio(fake_std, real_std), jnp.nan)
+    return undefined_where(~both, _ratio(fake_std, real_std))
 
 
 # The names of earlier versions, until their last callers are renamed.
@@ -204,10 +209,10 @@ def memorisation_ratio(fake: Array, train: Array, test: Array) -> Array:
         >>> float(memorisation_ratio(jnp.array([[0.5], [4.5], [0.0]]), train, test))
         0.25
     """
-    _check(train, fake, names=("train", "fake"))
-    _check(train, test, names=("train", "test"))
+    _, fake = _checked(train, fake, names=("train", "fake"))
+    train, test = _checked(train, test, names=("train", "test"))
     generated, unseen = (jnp.median(_distances(x, train).min(axis=1)) for x in (fake, test))
-    return jnp.where(unseen > 0, generated / jnp.where(unseen > 0, unseen, 1.0), jnp.nan)
+    return _ratio(generated, unseen)
 
 
 def warn_if_collapsed(
@@ -233,15 +238,18 @@ def warn_if_collapsed(
     return message
 
 
-def _check(
+def _checked(
     real: Array,
     fake: Array,
     *,
     k: int = 0,
     both: bool = True,
     names: tuple[str, str] = ("real", "fake"),
-) -> None:
-    """Raise ValueError unless both are [n, d] of one d, with more than k examples, k >= 0."""
+) -> tuple[Array, Array]:
+    """Both in float32 at least; images of uint8 and half precision would wrap or overflow.
+
+    Raises ValueError unless both are [n, d] of one d, with more than k examples, k >= 0.
+    """
     for name, x in zip(names, (real, fake), strict=True):
         if x.ndim != 2:
             raise ValueError(f"{name} must have shape [n, d]; got {x.shape}")
@@ -255,6 +263,7 @@ def _check(
             f"{names[0]} has {real.shape[1]} features and {names[1]} {fake.shape[1]}, "
             "expected as many"
         )
+    return at_least_float32(real), at_least_float32(fake)
 
 
 def _distances(a: Array, b: Array) -> Array:
@@ -290,7 +299,7 @@ def _class_deviations(
     real: Array, y_real: Array, fake: Array, y_fake: Array, classes: int
 ) -> tuple[Array, Array, Array]:
     """Deviations [C] of the real and the generated classes, and which occur twice in both."""
-    _check(real, fake)
+    real, fake = _checked(real, fake)
     for name, x, y in (("y_real", real, y_real), ("y_fake", fake, y_fake)):
         if y.shape != x.shape[:1]:
             raise ValueError(f"{name} must have shape [{x.shape[0]}]; got {y.shape}")
@@ -301,12 +310,16 @@ def _class_deviations(
 
 def _ratio(a: Array, b: Array, undefined: float = jnp.nan) -> Array:
     """a / b where b > 0."""
-    return jnp.where(b > 0, a / jnp.where(b > 0, b, 1.0), undefined)
+    ratio = a / jnp.where(b > 0, b, 1.0)
+    if math.isnan(undefined):
+        return undefined_where(~(b > 0), ratio)
+    return jnp.where(b > 0, ratio, undefined)
 
 
 def _deviation(x: Array, y: Array, classes: int) -> tuple[Array, Array]:
     """Standard deviation within each class, mean over features [C], and its examples [C]."""
-    member = (y[:, None] == jnp.arange(classes)[None]).astype(x.dtype)
+    y, x = as_labels(y), at_least_float32(x)
+    member = (y[:, None] == jnp.arange(classes, dtype=jnp.int32)[None]).astype(x.dtype)
     count = member.sum(axis=0)
     mean = member.T @ x / jnp.maximum(count, 1)[:, None]
     deviation = x - member @ mean

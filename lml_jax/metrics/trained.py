@@ -10,8 +10,10 @@ import optax
 from jax import Array
 
 from lml_jax import losses, nets
-from lml_jax.metrics.fewshot import accuracy
+from lml_jax.checks import concrete
+from lml_jax.metrics.fewshot import accuracy, undefined_where
 from lml_jax.types import Batch, Key, Net, Params
+from lml_jax.updates import apply_update
 
 Fit = Callable[[Batch, Key], Params]  # (examples, key) -> parameters
 
@@ -22,7 +24,7 @@ def classifier(
     """Train a fresh classifier on a set of examples.
 
     Each step draws `batch_size` examples with replacement, with probability proportional to their
-    weight, and descends the cross-entropy among the labels that occur in the set.
+    weight, and minimises the cross-entropy among the labels that occur in the set.
 
     Args:
         net: of logits [n, C].
@@ -34,7 +36,8 @@ def classifier(
         (examples, key) -> parameters; the caller owns jit.
 
     Raises:
-        ValueError: for steps or batch_size below 1, or no examples.
+        ValueError: for steps or batch_size below 1, or no examples that count; for labels the net
+            has no output for, where they are known.
 
     Example:
         >>> from lml_jax import nets
@@ -45,13 +48,16 @@ def classifier(
         raise ValueError(f"steps and batch_size must be at least 1, got {steps} and {batch_size}")
 
     def fit(examples: Batch, key: Key) -> Params:
-        if examples.x.shape[0] < 1:
+        if examples.y.shape[0] < 1 or _none_counts(examples):
             raise ValueError("there are no examples to train a classifier on, expected at least 1")
         key_init, key_steps = jax.random.split(key)
-        params = net.init(key_init, examples.x[:1])
+        one = jax.tree.map(lambda leaf: leaf[:1], examples.x)
+        params = net.init(key_init, one)
+        examples = examples._replace(y=losses.as_labels(examples.y))
         weight = losses.labelled(examples)
         # The inverse of the cumulative weight: a categorical draw would cost n for each example.
         total = jnp.cumsum(weight)
+        last = weight.shape[0] - 1 - jnp.argmax(weight[::-1] > 0)
 
         def loss(params: Params, x: Array, y: Array, labels: Array) -> Array:
             logits = losses.mask_logits(net.apply(params, x), labels)
@@ -60,13 +66,15 @@ def classifier(
         def step(carry: tuple[Params, Any], key: Key) -> tuple[tuple[Params, Any], None]:
             params, opt_state = carry
             level = jax.random.uniform(key, (batch_size,)) * total[-1]
-            rows = jnp.clip(jnp.searchsorted(total, level, side="right"), 0, total.shape[0] - 1)
-            x, y = examples.x[rows], examples.y[rows]
+            # Rounding may take the level up to the total, past the last example that counts.
+            rows = jnp.minimum(jnp.searchsorted(total, level, side="right"), last)
+            x, y = jax.tree.map(lambda leaf: leaf[rows], (examples.x, examples.y))
             grads = jax.grad(loss)(params, x, y, labels)
-            updates, opt_state = tx.update(grads, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), None
+            params, opt_state, _ = apply_update(tx, grads, opt_state, params)
+            return (params, opt_state), None
 
-        classes = jax.eval_shape(net.apply, params, examples.x[:1]).shape[1]
+        classes = jax.eval_shape(net.apply, params, one).shape[1]
+        losses.check_labels(examples.y, classes, examples.weight)
         labels = _labels_in(examples, classes)
         start = (params, tx.init(params))
         return jax.lax.scan(step, start, jax.random.split(key_steps, steps))[0][0]
@@ -150,11 +158,14 @@ def classification_scores(net: Net, fit: Fit) -> Callable[[Batch, Sequence[Batch
             logits = net.apply(params, real.x)
             labels = _labels_in(generated, logits.shape[1])
             weight = losses.labelled(real)
-            met = jnp.any(labels[jnp.maximum(real.y, 0)] & (weight > 0))
+            y = jnp.clip(losses.as_labels(real.y), 0, logits.shape[1] - 1)
+            met = jnp.any(labels[y] & (weight > 0))
             right = accuracy(losses.mask_logits(logits, labels), real.y, weight=weight)
-            return jnp.where(met, right, jnp.nan)
+            return undefined_where(~met, right)
 
-        return jnp.stack([of_task(real) for real in tests])
+        rows = [of_task(real) for real in tests]
+        with jax.debug_nans(False):  # NaN is meant here
+            return jnp.stack(rows)
 
     return scores
 
@@ -208,7 +219,16 @@ def two_sample_score(net: Net, fit: Fit) -> Callable[[Array, Array, Key], Array]
     return score
 
 
+def _none_counts(examples: Batch) -> bool:
+    """Whether every example is known to be unlabelled or of weight 0."""
+    found = concrete(examples.y, examples.weight)
+    if found is None:
+        return False
+    y, weight = found
+    return not ((y >= 0) & (True if weight is None else weight > 0)).any()
+
+
 def _labels_in(examples: Batch, classes: int) -> Array:
     """The labels bool [C] that occur in `examples` with a weight above 0."""
-    y = jnp.where(losses.labelled(examples) > 0, examples.y, classes)
+    y = jnp.where(losses.labelled(examples) > 0, losses.as_labels(examples.y), classes)
     return jnp.zeros(classes, bool).at[y].set(True, mode="drop")

@@ -1,7 +1,8 @@
 """Multi-layer perceptrons and small convolutional networks, as pairs of pure functions.
 
 Parameters are plain nested dicts, nothing is mutable and there are no running averages, so any
-other `Net(init, apply)` takes the place of these. Images are [n, H, W] or [n, H, W, channels];
+other `Net(init, apply)` takes the place of these; see `bind` for networks with dropout or running
+statistics. Images are [n, H, W] or [n, H, W, channels];
 uint8 is scaled to [0, 1] inside.
 """
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from lml_jax.checks import check_positive, known
+from lml_jax.checks import check_images, check_positive, known
 from lml_jax.nets._batched_conv import conv2d
 from lml_jax.pixels import as_float
 from lml_jax.types import Key, Net, Params
@@ -62,6 +63,7 @@ def conv4(
     norm: Norm = "transductive",
     group_size: int = 8,
     eps: float = 1e-3,
+    channels: int | None = None,
 ) -> Net:
     """Four blocks of [3x3 convolution, normalisation, ReLU], then a linear head.
 
@@ -77,8 +79,12 @@ def conv4(
         at hand, so that predictions depend on the other images, padding included, until they are
         frozen: `params = net.freeze(params, images)` keeps the statistics of those images;
         "group" normalises groups of channels within each image.
+        Frozen statistics are parameters without a gradient; weight decay would still move them,
+        see `updates.freeze`.
       group_size: channels in a group, for "group".
       eps: added to the variance.
+      channels: of the images, on the last axis; None for any, and shapes that look like
+        [n, channels, H, W] are refused.
 
     Returns:
       A net with outputs [n, outputs], or embeddings [n, features].
@@ -102,7 +108,7 @@ def conv4(
     groups = filters // group_size if norm == "group" else None
     module = _Conv4(outputs, filters, pool, groups, eps)
     least = 16 if pool else 1
-    return _net(module, "conv4", _as_images(least), freezes=norm == "transductive")
+    return _net(module, "conv4", _as_images(least, channels), freezes=norm == "transductive")
 
 
 def _net(
@@ -139,12 +145,9 @@ def _any_rank(name: str, x: Array) -> Array:
     return x.reshape(x.shape[0], -1)
 
 
-def _as_images(least: int) -> Callable[[str, Array], Array]:
+def _as_images(least: int, channels: int | None) -> Callable[[str, Array], Array]:
     def shaped(name: str, x: Array) -> Array:
-        if x.ndim not in (3, 4):
-            raise ValueError(
-                f"{name} takes images [n, H, W] or [n, H, W, channels], got shape {x.shape}"
-            )
+        check_images(x, what=name, channels=channels)
         if min(x.shape[1:3]) < least:
             raise ValueError(
                 f"{name} takes images of at least {least}x{least}, got shape {x.shape}"

@@ -14,7 +14,6 @@ from lml_jax.types.data import Key as Key
 from lml_jax.types.data import Metrics as Metrics
 from lml_jax.types.data import Params as Params
 from lml_jax.types.data import PyTree as PyTree
-from lml_jax.types.data import Stream as Stream
 from lml_jax.types.data import Task as Task
 from lml_jax.types.data import TrainState as TrainState
 from lml_jax.types.generators import Encode as Encode

@@ -121,8 +121,13 @@ class Predict(Protocol):
 
 
 class Learner(NamedTuple):
-    """A few-shot learner: adapt to a support set, then predict."""
+    """A few-shot learner: adapt to a support set, then predict.
+
+    `inner_step` is `adapt` by exactly one inner step, however many `adapt` takes; None for a
+    learner without inner steps.
+    """
 
     init: Init
     adapt: Adapt
     predict: Predict
+    inner_step: Adapt | None = None

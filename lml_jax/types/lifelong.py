@@ -1,5 +1,6 @@
 """Lifelong learners and their one state."""
 
+from collections.abc import Hashable
 from typing import NamedTuple, Protocol
 
 from jax import Array
@@ -41,7 +42,7 @@ class LifelongInit(Protocol):
     def __call__(self, key: Key, x: Array, params: Params | None = None) -> LifelongState: ...
 
 
-class LifelongStep(Protocol):
+class LifelongStep(Hashable, Protocol):
     """One update on a meta-batch of episodes of the arriving task."""
 
     def __call__(

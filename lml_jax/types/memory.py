@@ -17,12 +17,14 @@ class BankInsert(Protocol):
     """The bank after items (leaves [n, ...]) were offered; `where` bool [n] False: not offered."""
 
     def __call__(
-        self, bank: PyTree, items: PyTree, key: Key, where: Array | None = None
+        self, bank: PyTree, items: PyTree, key: Key, /, where: Array | None = None
     ) -> PyTree: ...
 
 
 class BankSample(Protocol):
-    """n items drawn with replacement, and which of them are real: (leaves [n, ...], bool [n]).
+    """n items drawn with replacement, and what each counts: (leaves [n, ...], [n]).
+
+    What an item counts is a bool, whether it is real, or an importance weight >= 0.
 
     `weights` [G] are those of the bank's groups, `group` names one of them; a bank without groups
     has one.
@@ -32,6 +34,7 @@ class BankSample(Protocol):
         self,
         bank: PyTree,
         key: Key,
+        /,
         *,
         n: int,
         weights: Array | None = None,

@@ -55,3 +55,27 @@ def test_a_jittered_stream_moves_what_is_drawn_and_nothing_else():
     assert float(jnp.abs(drawn.support.x - drawn.query.x).max()) > 0.01
     np.testing.assert_array_equal(moved.train(0).x, X)
     np.testing.assert_array_equal(moved.test(0).x, X)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.float16])
+def test_colour_images_move_as_their_channels_do(dtype):
+    rgb = (255 * jax.random.uniform(KEY, (3, 6, 5, 3))).astype(dtype)
+    moved = affine(rgb, KEY, Jitter())
+    assert (moved.shape, moved.dtype) == (rgb.shape, rgb.dtype)
+    for c in range(3):
+        np.testing.assert_array_equal(moved[..., c], affine(rgb[..., c], KEY, Jitter()))
+
+
+def test_a_quarter_turn_of_a_colour_image_is_that_of_numpy():
+    rgb = jax.random.uniform(KEY, (2, 4, 4, 3))
+    matrix = jnp.broadcast_to(turn(jnp.array(jnp.pi / 2)), (2, 2, 2))
+    turned = warp(rgb, matrix, jnp.zeros((2, 2)))
+    np.testing.assert_allclose(turned, np.rot90(rgb, 1, axes=(1, 2)), atol=1e-5)
+
+
+def test_channels_first_images_are_refused_by_name():
+    for shape in ((2, 3, 28, 28), (2, 1, 28, 32)):
+        with pytest.raises(ValueError, match=r"looks like \[n, channels, H, W\]"):
+            affine(jnp.zeros(shape), KEY, Jitter())
+    with pytest.raises(ValueError, match=r"got shape \(2, 28\)"):
+        warp(jnp.zeros((2, 28)), jnp.zeros((2, 2, 2)), jnp.zeros((2, 2)))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -44,14 +45,15 @@ def finish(*run):
     assert process.returncode == 0, errors
 
 
-def folders(out):
-    """The names of all folders in `out`, some of which may be vanishing."""
-    return {name for _, names, _ in os.walk(out) for name in names}
+def files(out):
+    """The names of all files in `out`, some of which may be vanishing."""
+    return {name for _, _, names in os.walk(out) for name in names}
 
 
 def begun(out):
     """The numbers of the checkpoints that are there or being written."""
-    return {name.split(".")[0] for name in folders(out) if name[0].isdigit()}
+    found = (re.match(r"\.?(\d+)\.npz", name) for name in files(out))
+    return {match[1] for match in found if match}
 
 
 def kill(run, rng):
@@ -64,7 +66,7 @@ def kill(run, rng):
     time.sleep(rng.uniform(0, 0.1))
     process.kill()
     process.communicate()
-    return any("orbax-checkpoint-tmp" in name for name in folders(run[1]))
+    return any(name.endswith(".tmp") for name in files(run[1]))
 
 
 def result(out):

@@ -122,16 +122,22 @@ def test_inside_jit_a_missing_class_is_masked_and_outside_it_is_an_error(make):
 
 
 @every
-def test_labels_out_of_range_are_refused_or_inside_jit_take_no_part(make):
+def test_a_label_outside_the_head_is_named_and_inside_jit_refuses_the_update(make):
     learner = make(3)
     support, query, _ = task()
     params = learner.init(KEY, support.x)
     odd = support._replace(y=support.y.at[0].set(7))
     fast = learner.adapt(params, support, KEY)
-    with pytest.raises(ValueError, match=r"in 0..7, expected -1..2"):
+    with pytest.raises(ValueError, match=r"in 0..7, expected -1..2; outside are \[7\]"):
         learner.adapt(params, odd, KEY, fast)
-    logits = learner.predict(params, jax.jit(learner.adapt)(params, odd, KEY), query.x)
-    assert jnp.isfinite(logits).all()
+    of_task = jax.jit(jax.value_and_grad(train.episode_loss(learner), has_aux=True))
+    for wrong in (7, 3, -2):
+        bad = Task(support._replace(y=support.y.at[0].set(wrong)), query)
+        (value, _), grads = of_task(params, bad, KEY)
+        assert not jnp.isfinite(value)
+        assert any(not jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+        padded = bad.support._replace(weight=jnp.ones(12).at[0].set(0.0))
+        assert jnp.isfinite(of_task(params, Task(padded, query), KEY)[0][0])
     with pytest.raises(ValueError, match=r"of one length, got \[12, 11, 12\]"):
         learner.adapt(params, support._replace(y=support.y[1:]), KEY)
 

@@ -152,3 +152,20 @@ def test_freezing_again_measures_anew_and_statistics_are_not_trained():
     assert not grads["norm1"]["mean"].any()
     assert not grads["norm1"]["var"].any()
     assert nets.conv4(None, norm="group").freeze is None
+
+
+def test_channels_first_images_are_refused_and_channels_can_be_said():
+    """[n, 3, 84, 84] is not 84 channels of 3 x 84 images."""
+    net, x = nets.conv4(2, filters=8), jnp.zeros((2, 3, 84, 84))
+    with pytest.raises(ValueError, match=r"looks like \[n, channels, H, W\].*transpose"):
+        net.init(jax.random.key(0), x)
+    params = net.init(jax.random.key(0), x.transpose(0, 2, 3, 1))
+    assert params["conv1"]["kernel"].shape == (3, 3, 3, 8)
+    with pytest.raises(ValueError, match=r"looks like"):
+        net.apply(params, x)
+    wide = nets.conv4(2, filters=8, channels=84)  # it is what was meant
+    assert wide.init(jax.random.key(0), x)["conv1"]["kernel"].shape == (3, 3, 84, 8)
+    with pytest.raises(ValueError, match=r"takes 84 channels on the last axis, got shape"):
+        wide.init(jax.random.key(0), x.transpose(0, 2, 3, 1))
+    with pytest.raises(ValueError, match=r"takes 3 channels"):
+        nets.conv4(2, filters=8, channels=3).init(jax.random.key(0), jnp.zeros((2, 28, 28)))

@@ -1,0 +1,67 @@
+"""Draws without replacement from a class of any size, inside jit."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from lml_jax.types import Key, PyTree
+
+
+def draw_positions(count: Array, key: Key, *, n: int) -> Array:
+    """n different positions in 0..count-1, in random order; int32 [n].
+
+    Floyd's algorithm: for t = 0..n-1 draw r from {0, ..., count - n + t}, and take r, or
+    count - n + t where r was taken before. It costs n^2 comparisons whatever `count` is. Where
+    count < n, the first `count` are the positions in random order and the rest are 0.
+
+    Args:
+        count: int32 [], may be traced.
+        key: a typed key.
+        n: how many, >= 1.
+
+    Example:
+        >>> sorted(draw_positions(jnp.array(3), jax.random.key(0), n=3).tolist())
+        [0, 1, 2]
+
+    Source:
+        Bentley, Floyd. Programming Pearls: A Sample of Brilliance, 1987,
+        https://doi.org/10.1145/30401.315746.
+    """
+    key_draw, key_order = jax.random.split(key)
+    highest = jnp.maximum(count - n, 0) + jnp.arange(n)
+    # Integers of 32 bits modulo the range: the bias is below count / 2^32.
+    drawn = jax.random.randint(key_draw, (n,), 0, highest + 1)
+
+    def take(t: Array, taken: Array) -> Array:
+        before = jnp.any((taken == drawn[t]) & (jnp.arange(n) < t))
+        return taken.at[t].set(jnp.where(before, highest[t], drawn[t]))
+
+    taken = jax.lax.fori_loop(0, n, take, jnp.zeros(n, jnp.int32))
+    # Floyd's set is uniform but not its order: support and query sets are cut from it.
+    real = jnp.arange(n) < count
+    order = jnp.argsort(jnp.where(real, jax.random.uniform(key_order, (n,)), 2.0))
+    return jnp.where(real, taken[order], 0)
+
+
+def split_shots(count: Array, *, shots: int, queries: int) -> Array:
+    """Support examples that a class of `count` gives: `shots`, or its share of what there is.
+
+    A class of fewer than shots + queries examples is divided in the same proportion, with one
+    support example at least.
+
+    Example:
+        >>> [int(split_shots(jnp.array(c), shots=5, queries=15)) for c in (40, 8, 1)]
+        [5, 2, 1]
+    """
+    share = jnp.maximum(count * shots // (shots + queries), 1)
+    return jnp.where(count >= shots + queries, shots, jnp.minimum(share, count))
+
+
+def take(x: PyTree, rows: Array) -> PyTree:
+    """The given rows of every array of x.
+
+    Example:
+        >>> take({"ids": jnp.arange(4)}, jnp.array([2, 0]))["ids"].tolist()
+        [2, 0]
+    """
+    return jax.tree.map(lambda leaf: leaf[rows], x)
