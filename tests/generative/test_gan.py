@@ -378,7 +378,7 @@ def test_bad_data_is_refused():
         gan.step(state, task_of([0, 4]), KEY)
     with pytest.raises(ValueError, match=r"labels are in 4\.\.4, expected -1\.\.3"):
         gan.end_task(state, batch_of([4]), KEY)
-    with pytest.raises(ValueError, match=r"must be integers, one per example; got float32"):
+    with pytest.raises(ValueError, match=r"must be integers of shape \[n\], got float32 \[8, 4\]"):
         gan.end_task(state, batch_of([0])._replace(y=jnp.ones((8, 4))), KEY)
     with pytest.raises(ValueError, match=r"makes \(5,\), expected examples of \(7,\)"):
         gan.init(KEY, jnp.zeros((1, 7)))
