@@ -1,8 +1,8 @@
 """Meta-learning-based lifelong learning in functional JAX. A table of contents, and no logic."""
 
-from lml_jax import classifiers as classifiers
 from lml_jax import cpu as cpu
 from lml_jax import evaluate as evaluate
+from lml_jax import heads as heads
 from lml_jax import inner as inner
 from lml_jax import losses as losses
 from lml_jax import memory as memory
@@ -15,18 +15,18 @@ from lml_jax.data.arrays import rotations as rotations
 from lml_jax.data.arrays import select as select
 from lml_jax.data.augment import Jitter as Jitter
 from lml_jax.data.augment import affine as affine
+from lml_jax.data.digits import digits as digits
 from lml_jax.data.domains import jittered as jittered
 from lml_jax.data.domains import permuted as permuted
 from lml_jax.data.domains import rotated as rotated
-from lml_jax.data.digits import digits as digits
 from lml_jax.data.episodes import episodes as episodes
 from lml_jax.data.glyphs import glyphs as glyphs
 from lml_jax.data.mnist import mnist as mnist
 from lml_jax.data.omniglot import omniglot as omniglot
 from lml_jax.data.splits import omniglot_split as omniglot_split
+from lml_jax.data.stream import Stream as Stream
 from lml_jax.data.streams import class_incremental as class_incremental
 from lml_jax.data.streams import domain_incremental as domain_incremental
-from lml_jax.data.stream import Stream as Stream
 from lml_jax.data.streams import in_time as in_time
 from lml_jax.data.streams import of_tasks as of_tasks
 from lml_jax.data.synthetic import sinusoids as sinusoids
@@ -43,14 +43,14 @@ from lml_jax.learners.protonet import protonet as protonet
 from lml_jax.learners.reptile import reptile as reptile
 from lml_jax.learners.reptile import surrogate as surrogate
 from lml_jax.lifelong.finetune import finetune as finetune
-from lml_jax.lifelong.joint import joint as joint
 from lml_jax.lifelong.generative_replay import lifelong_generative as lifelong_generative
+from lml_jax.lifelong.joint import joint as joint
 from lml_jax.lifelong.label_space import LabelSpace as LabelSpace
 from lml_jax.lifelong.label_space import label_space_of as label_space_of
-from lml_jax.lifelong.program import program as program
 from lml_jax.lifelong.lifelong_maml import lifelong_maml as lifelong_maml
 from lml_jax.lifelong.memory_replay import memory_learner as memory_learner
-from lml_jax.lifelong.run import run as run_stream
+from lml_jax.lifelong.program import program as program
+from lml_jax.lifelong.run import run_stream as run_stream
 from lml_jax.train import DivergedError as DivergedError
 from lml_jax.train import episode_loss as episode_loss
 from lml_jax.train import init_state as init_state
@@ -59,12 +59,12 @@ from lml_jax.train import run as run
 from lml_jax.types import Batch as Batch
 from lml_jax.types import ConditionalNet as ConditionalNet
 from lml_jax.types import Dataset as Dataset
-from lml_jax.types import TaskGenerator as TaskGenerator
 from lml_jax.types import Learner as Learner
 from lml_jax.types import LifelongLearner as LifelongLearner
+from lml_jax.types import LifelongState as LifelongState
 from lml_jax.types import MemoryBank as MemoryBank
 from lml_jax.types import Net as Net
 from lml_jax.types import StreamGenerator as StreamGenerator
-from lml_jax.types import LifelongState as LifelongState
 from lml_jax.types import Task as Task
+from lml_jax.types import TaskGenerator as TaskGenerator
 from lml_jax.types import TrainState as TrainState

@@ -1,71 +1,74 @@
-"""The `lml-jax` command: a thin face over the recipes."""
+"""The `lml-jax` command."""
 
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from lml_jax.bench import race
-from lml_jax.bench.contestants import WORKLOADS
 from lml_jax.checkpoint import Stopped
 from lml_jax.experiments import published
+from lml_jax.experiments.choices import literals, several_of
 from lml_jax.experiments.fewshot import run as few
-from lml_jax.experiments.fewshot import settings as parts
+from lml_jax.experiments.fewshot.settings import FewShot
 from lml_jax.experiments.lifelong import report
-from lml_jax.experiments.lifelong import settings as life
 from lml_jax.experiments.lifelong.run import run_lifelong
+from lml_jax.experiments.lifelong.settings import Lifelong
+from lml_jax.experiments.registry import lifelong_learners
 from lml_jax.train import DivergedError
 
 Flat = tyro.conf.arg(name="")  # the fields of a record as options of their own
 
 
 def lifelong(
-    settings: Annotated[life.Lifelong, Flat],
+    settings: Annotated[Lifelong, Flat],
     *,
     out: Path = Path("runs/lifelong"),
-    learners: tuple[str, ...] = life.LEARNERS,
+    learners: Annotated[tuple[str, ...], several_of(lifelong_learners)] = tuple(lifelong_learners),
     seeds: tuple[int, ...] = (0,),
     resume: bool = False,
     save_every: float = 60.0,
 ) -> None:
-    """The three families, fine-tuning and joint training on one stream: table, metrics, figures.
+    """Lifelong learners on one stream of tasks, with a lower and an upper bound.
+
+    The learners are first meta-trained on classes that the stream does not have; the result is
+    cached, so that a second run begins at the stream.
 
     Args:
-        settings: of the stream and the learners.
-        out: a new folder for the results.
-        learners: which learners to run.
+        settings: settings of the stream and the learners.
+        out: new folder for the results.
+        learners: learners to run.
         seeds: one run of each learner for each seed.
-        resume: go on with the run that was cut in `out`, as if it had not been.
-        save_every: least seconds between two checkpoints.
+        resume: resume the interrupted run in `out`, or add learners and seeds to a finished one.
+        save_every: minimum seconds between checkpoints.
     """
     result = run_lifelong(
         settings, out, learners=learners, seeds=seeds, resume=resume, save_every=save_every
     )
-    print(report.table(result))
-    print(f"metrics.json and figures are in {out}")
+    show(f"{report.table(result)}\nmetrics.json and figures are in {out}")
 
 
 def fewshot(
-    settings: Annotated[parts.FewShot, Flat],
+    settings: Annotated[FewShot, Flat],
     *,
     out: Path = Path("runs/fewshot"),
     minutes: float | None = None,
     resume: bool = False,
     save_every: float = 60.0,
 ) -> None:
-    """Meta-train and meta-test one learner: accuracy with its 95 % interval, per inner step.
+    """Meta-train and meta-test one few-shot learner: accuracy with its 95 % interval.
 
     Args:
-        settings: of the episodes, the learner and its training.
-        out: a new folder for the results.
-        minutes: stop training after so many.
-        resume: go on with the run that was cut in `out`, as if it had not been.
-        save_every: least seconds between two checkpoints.
+        settings: settings of the episodes, the learner and its training.
+        out: new folder for the results.
+        minutes: maximum training time, in minutes.
+        resume: resume the interrupted run in `out`.
+        save_every: minimum seconds between checkpoints.
     """
     record = few.run_fewshot(settings, out, minutes=minutes, resume=resume, save_every=save_every)
-    print(few.table(record))
-    print(f"metrics.json and the parameters are in {out}")
+    show(f"{few.table(record)}\nmetrics.json and the parameters are in {out}")
 
 
 def reproduce(
@@ -73,54 +76,51 @@ def reproduce(
     *,
     list: bool = False,
     out: Path | None = None,
+    data_dir: str | None = None,
     resume: bool = False,
 ) -> None:
-    """A published protocol end to end, beside its published value.
+    """Run a published protocol from beginning to end and compare it with its published value.
 
     Args:
-        recipe: its name.
-        list: name them all, with what each is compared with.
-        out: a new folder for the results; runs/RECIPE by default.
-        resume: go on with the recipe that was cut in `out`, as if it had not been.
+        recipe: name of the recipe.
+        list: list the recipes and exit.
+        out: new folder for the results; runs/RECIPE by default.
+        data_dir: folder of prepared data.
+        resume: resume the interrupted recipe in `out`.
     """
     if list or recipe is None:
-        print(published.catalogue())
+        show(published.catalogue())
         return
-    print(published.reproduce(recipe, out or Path("runs") / recipe, resume=resume))
+    folder = out or Path("runs") / recipe
+    show(published.reproduce(recipe, folder, data_dir=data_dir, resume=resume))
 
 
-def bench(
-    workloads: Annotated[tuple[str, ...], tyro.conf.Positional] = tuple(WORKLOADS),
-    *,
-    list: bool = False,
-    repeats: int = 10,
-    out: Path = Path("runs/bench"),
-) -> None:
-    """Throughput on this machine, beside the libraries that are installed (extra: bench).
-
-    Args:
-        workloads: names; all of them by default.
-        list: name them all.
-        repeats: turns of each contestant, interleaved.
-        out: a new folder for the results.
-    """
-    if list:
-        print("\n".join(f"{name}\n    {work.about}" for name, work in WORKLOADS.items()))
-        return
-    print(race.table(race.run_races(workloads, out, repeats=repeats)))
-    print(f"metrics.json and, where there are peers, rates.png are in {out}")
+def show(text: str) -> None:
+    """Print; characters that the output cannot encode are replaced, so that no result is lost."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        print(text.encode(encoding, errors="replace").decode(encoding), flush=True)
+    except BrokenPipeError:  # the reader has gone, as `head` does; the files are written
+        with suppress(OSError):
+            sys.stdout.close()
 
 
 def main() -> None:
     """Run the command line; an error that a user can mend is one line, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # help and progress bars too
+            stream.reconfigure(errors="replace")
+    commands: dict[str, Callable[..., Any]] = {
+        "lifelong": lifelong,
+        "fewshot": fewshot,
+        "reproduce": reproduce,
+    }
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"lifelong": lifelong, "fewshot": fewshot, "reproduce": reproduce, "bench": bench},
-            prog="lml-jax",
-        )
+        with literals():
+            tyro.extras.subcommand_cli_from_dict(commands, prog="lml-jax")
     except (ValueError, OSError, ModuleNotFoundError, DivergedError) as error:
         sys.exit(f"lml-jax: {error}")
     except Stopped as error:
-        sys.exit(f"lml-jax: {error}; --resume goes on from there")
+        sys.exit(f"lml-jax: {error}; continue with --resume")
     except KeyboardInterrupt:
         sys.exit("lml-jax: stopped; what was finished is in the output folder")

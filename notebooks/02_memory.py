@@ -21,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from IPython.display import display
+from lml_jax.lifelong._draws import contents
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 import lml_jax as lml
 from lml_jax.learners.protonet import protonet
-from lml_jax.lifelong._draws import contents
 from lml_jax.lifelong.memory_replay import memory_learner
 
 key = jax.random.key(0)
@@ -127,4 +127,4 @@ display(lml.plots.accuracy_over_stream(runs))
 
 # %% [markdown]
 # On one small stream, a few images a class and two dimensions, the two cannot be told apart.
-# `lml-jax reproduce transfer` compares them over five longer streams, with intervals.
+# `lml-jax reproduce retention` compares them over five longer streams, with intervals.

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from lml_jax.bench import contestants, ours, race, torch_loops, work
-from lml_jax.bench.torch_maml import PEERS, sine_problem
+from benchmarks import contestants, ours, race, torch_loops, work
+from benchmarks.torch_maml import PEERS, sine_problem
 
 
 def test_a_race_takes_turns_and_names_who_is_missing(tmp_path):

@@ -281,3 +281,45 @@ def test_wrong_arguments_are_named(x, w, stride, message):
 def test_dtypes_are_not_mixed():
     with pytest.raises(ValueError, match="one floating dtype, got float32 and float64"):
         conv2d(jnp.ones((2, 4, 4, 1), jnp.float32), jnp.ones((3, 3, 1, 2), jnp.float64))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("name", conv.LOWERINGS)
+def test_every_lowering_gives_the_same_derivatives(name, stride):
+    x, w = normal(0, 3, 2, 7, 6, 3), normal(1, 3, 3, 3, 3, 4)
+    convolve = jax.vmap(partial(conv2d, stride=stride))
+
+    def derivatives(x, w):
+        def first(w):
+            return jax.grad(lambda x: jnp.sum(jnp.sin(convolve(x, w))))(x)
+
+        return value_and_derivatives(convolve)(x, w), jax.grad(lambda w: jnp.sum(first(w) ** 2))(w)
+
+    want = derivatives(x, w)
+    with conv.lowering(name):
+        program = jax.jit(derivatives)
+        assert f"lowering={name}" in str(jax.make_jaxpr(derivatives)(x, w))
+        assert_close(program(x, w), want)
+
+
+def test_a_function_is_traced_again_under_another_lowering():
+    traces = []
+
+    @jax.jit
+    def f(x, w):
+        traces.append(1)
+        return conv2d(x, w)
+
+    x, w = normal(0, 2, 5, 4, 3), normal(1, 3, 3, 3, 4)
+    for name in (None, "grouped", "loop", "grouped", None):
+        with conv.lowering(name):
+            f(x, w)
+    assert len(traces) == 3
+
+
+def test_an_unknown_lowering_is_named():
+    with (
+        pytest.raises(ValueError, match="unknown lowering 'native'"),
+        conv.lowering("native"),
+    ):
+        pass

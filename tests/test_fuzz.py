@@ -8,28 +8,24 @@ import numpy as np
 import pytest
 
 from lml_jax import cli
-from lml_jax.bench import race
 from lml_jax.data import _cache as cache
 from lml_jax.data.arrays import from_arrays
 from lml_jax.data.mnist import mnist
 from lml_jax.data.omniglot import omniglot
 from lml_jax.experiments.fewshot import run as fewshot
 from lml_jax.experiments.lifelong import run as lifelong
-from lml_jax.experiments.record import load_params, save_params
+from lml_jax.storage import load, save
 
 VALUES = ["", "x", "-1", "0", "nan", "1e309", "½", "None", "--", "9" * 30, "../..", "\x00", "[1]"]
 NAMES = {
     "lifelong": ["data", "scenario", "tasks", "budget", "steps", "net", "learners", "seeds",
-                 "keep-generator", "generator-width", "generated", "transfer-form", "save-every"],
+                 "retention", "generator-width", "generated", "reduction", "save-every", "options",
+                 "start-steps", "past-batch", "outer-rate", "data-dir"],
     "fewshot": ["learner", "data", "ways", "shots", "steps", "episodes", "schedule", "meta-batch",
                 "report-step", "test-shots", "inner-steps"],
     "reproduce": ["out"],
-    "bench": ["repeats"],
 }  # fmt: skip
-FIRST = {
-    "reproduce": ["", "x", "½", "omniglot-mam", "../sine-maml", "9" * 30],
-    "bench": ["", "x", "½", "maml", "maml-sine", "9" * 30],
-}
+FIRST = {"reproduce": ["", "x", "½", "omniglot-mam", "../sine-maml", "9" * 30]}
 
 
 class Accepted(Exception):
@@ -56,9 +52,8 @@ def test_three_hundred_bad_command_lines(monkeypatch, tmp_path, capsys):
         raise Accepted
 
     # Past here everything was found good, and data is read.
-    monkeypatch.setattr(lifelong, "stream_of", accept)
+    monkeypatch.setattr(lifelong, "load", accept)
     monkeypatch.setattr(fewshot, "tasks_of", accept)
-    monkeypatch.setattr(race, "open_folder", accept)
     rng, answers = np.random.default_rng(0), Counter()
     for _ in range(300):
         line = arguments(rng, tmp_path / "out")
@@ -92,13 +87,13 @@ def damaged(rng, content):
 
 def test_three_hundred_damaged_files_of_parameters(tmp_path):
     params = {"w": jnp.arange(6.0).reshape(2, 3), "b": {"c": jnp.ones(4)}}
-    path, rng, refused = save_params(tmp_path, params), np.random.default_rng(0), 0
+    path, rng, refused = save(tmp_path / "params.npz", params), np.random.default_rng(0), 0
     whole = path.read_bytes()
     for _ in range(300):
         path.write_bytes(damaged(rng, whole))
         said = ""
         try:
-            found = load_params(path, params)
+            found = load(path, params)
         except ValueError as error:
             said = str(error)
         if said:

@@ -112,3 +112,53 @@ def test_gradient_penalty_is_of_each_example_alone_and_can_be_differentiated():
 
     np.testing.assert_allclose(penalty(1.0), [2 * 5.0, 2 * 10.0], rtol=1e-6)
     np.testing.assert_allclose(jax.jacobian(penalty)(3.0), [4 * 3 * 5.0, 4 * 3 * 10.0], rtol=1e-6)
+
+
+# jaxlib 0.10.2 returns garbage for some forms of this on CPU, and only inside jit.
+@pytest.mark.parametrize(("n", "c", "d"), [(500, 600, 64), (300, 20, 64), (128, 128, 128)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_squared_distances_inside_jit(n, c, d, weighted):
+    keys = jax.random.split(jax.random.key(0), 3)
+    z, centre = jax.random.normal(keys[0], (n, d)), jax.random.normal(keys[1], (c, d))
+    p = jax.random.uniform(keys[2], (c, d), minval=0.5) if weighted else None
+    got = jax.jit(losses.squared_distances)(z, centre, p)
+    by_hand = (np.asarray(z)[:, None] - np.asarray(centre)[None]) ** 2
+    by_hand = by_hand * (1.0 if p is None else np.asarray(p)[None])
+    np.testing.assert_allclose(got, by_hand.sum(2), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_common_offset_costs_no_precision(weighted):
+    keys = jax.random.split(jax.random.key(0), 3)
+    z, c = jax.random.normal(keys[0], (30, 6)), jax.random.normal(keys[1], (10, 6))
+    p = jax.random.uniform(keys[2], (10, 6), minval=0.5) if weighted else None
+    z, c = z + 300.0, (c + 300.0).at[0].set(0.0)  # a class without examples
+    want = (np.asarray(z, float)[:, None] - np.asarray(c, float)[None]) ** 2
+    want = (want * (1.0 if p is None else np.asarray(p)[None])).sum(2)
+    got = losses.squared_distances(z, c, p, jnp.arange(10) > 0)
+    np.testing.assert_allclose(got[:, 1:], want[:, 1:], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_distances_of_a_feature_depend_on_no_other(weighted):
+    c = jnp.array([[0.0, 1.0], [1.0, 0.0], [3.0, 5.0]])
+    p = jnp.array([[0.5, 1.0], [2.0, 1.0], [1.0, 3.0]]) if weighted else None
+    z = jnp.array([[0.9, 0.2], [0.1, 0.3]])
+    alone = losses.squared_distances(z, c, p)
+    for other in (1e8, -1e20, jnp.nan, jnp.inf):
+        more = jnp.concatenate([z, jnp.full((2, 2), other)])
+        np.testing.assert_array_equal(losses.squared_distances(more, c, p)[:2], alone)
+
+
+def test_a_centre_that_does_not_count_changes_no_other():
+    c, z = jnp.array([[0.0], [1.0], [jnp.nan]]), jnp.array([[0.25]])
+    got = losses.squared_distances(z, c, where=jnp.array([True, True, False]))
+    np.testing.assert_allclose(got[:, :2], [[0.0625, 0.5625]], rtol=1e-6)
+
+
+def test_distances_in_half_precision_do_not_overflow():
+    z = jnp.full((1, 1600), 8.0)
+    for dtype in (jnp.float16, jnp.bfloat16):
+        d = losses.squared_distances(z.astype(dtype), -z.astype(dtype))
+        assert d.dtype == jnp.float32
+        assert d.tolist() == [[409_600.0]]

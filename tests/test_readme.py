@@ -19,6 +19,6 @@ def test_quickstart(capsys):
 
 @pytest.mark.parametrize("command", re.findall(r"lml-jax reproduce (\w[\w+-]*)", README))
 def test_recipes_that_are_named_exist(command):
-    from lml_jax.experiments.published import RECIPES
+    from lml_jax.experiments.registry import recipes
 
-    assert command in RECIPES
+    assert command in recipes

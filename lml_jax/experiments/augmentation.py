@@ -1,12 +1,9 @@
-"""What VAML's samples are worth to a classifier trained from nothing, beside affine copies."""
+"""Data augmentation with samples of VAML, compared with affine copies of the support set."""
 
 import itertools
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +12,12 @@ from jax import Array
 from tqdm import tqdm
 
 from lml_jax import evaluate, metrics, nets
-from lml_jax.checkpoint import keeper
 from lml_jax.data.episodes import episodes
-from lml_jax.experiments.record import (
-    CHECKPOINTS,
-    keeping_last_good,
-    open_folder,
-    resumable,
-    versions,
-    write_metrics,
-)
-from lml_jax.experiments.vaml import Setup, Vaml, omniglot, trained
+from lml_jax.experiments import vaml
+from lml_jax.experiments.progress import Trained
+from lml_jax.experiments.record import Record
+from lml_jax.experiments.runner import Experiment, Place
+from lml_jax.experiments.vaml import Setup, Vaml
 from lml_jax.metrics.augmentation import (
     Augment,
     Strength,
@@ -44,8 +36,8 @@ COMPARED = (
 
 
 @dataclass(frozen=True)
-class Gain:
-    """Settings of the comparison; what is written in its record.
+class Augmentation:
+    """Settings of the comparison.
 
     Weight, decay and jitter are chosen for each arm and number of shots, among all combinations,
     by the accuracy on `chosen_on` episodes of alphabets that VAML was not trained on.
@@ -53,7 +45,7 @@ class Gain:
 
     vaml: Vaml = field(default_factory=lambda: Vaml(held_out=5))
     shots: tuple[int, ...] = (1, 5)
-    copies: int = 40  # of each class, of either kind
+    copies: int = 40  # per class, of either kind
     weights: tuple[float, ...] = (0.5, 1.0, 4.0)  # of what is added, against the support set
     decays: tuple[float, ...] = (0.0, 0.1)
     jitters: tuple[float, ...] = (0.5, 1.0, 1.5)
@@ -63,61 +55,52 @@ class Gain:
     rate: float = 0.01
 
 
-def run_gain(
-    settings: Gain,
-    out: str | Path,
-    *,
-    minutes: float | None = None,
-    resume: bool = False,
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Train VAML, choose strengths, compare; `metrics.json` and `params.npz` into `out`.
+class Built(NamedTuple):
+    """The settings, and what VAML's training is made of."""
 
-    Args:
-        settings: what to run.
-        out: a folder that is absent or empty; with `resume`, also one of a run that was cut.
-        minutes: of training VAML, at most.
-        resume: go on with that training from its newest checkpoint, bit for bit.
-        progress: show bars.
+    settings: Augmentation
+    setup: Setup
 
-    Returns:
-        The record written.
+
+def build(settings: Augmentation) -> Built:
+    """Everything a run is made of.
 
     Raises:
         ValueError: where no alphabet is held out to choose on.
-        train.DivergedError: if a loss was not finite.
     """
-    s = settings
-    if s.vaml.held_out < 1:
+    if settings.vaml.held_out < 1:
         raise ValueError("held_out must be at least 1 alphabet, to choose strengths on; got 0")
-    setup, folder = omniglot(s.vaml), open_folder(out, resume=resume)
-    kept = keeper(folder / CHECKPOINTS, config=resumable(s.vaml))
-    with keeping_last_good(folder), kept as keeping:
-        run = trained(s.vaml, setup, folder, keeping, minutes=minutes, progress=progress)
-        begun = time.perf_counter()
-        rows = [compared(s, setup, run.state, shots, progress=progress) for shots in s.shots]
-    record = {
-        "learner": "classifier from nothing, augmented by vaml",
-        "data": "omniglot",
-        "vaml_steps": int(run.state.step),
-        "tests": rows,
-        "seconds": {"train": run.seconds, "eval": time.perf_counter() - begun},
-        "config": asdict(s),
-        "versions": versions(),
+    return Built(settings, vaml.build(settings.vaml))
+
+
+def score_arms(built: Built, trained: Trained, place: Place) -> Record:
+    """The comparison for each number of shots."""
+    s, setup = built
+    state, progress = trained.state, place.progress
+    return {
+        "learner": "classifier trained from scratch, augmented by vaml",
+        "data": s.vaml.data,
+        "vaml_steps": int(state.step),
+        "tests": [compared(s, setup, state, shots, progress=progress) for shots in s.shots],
+        **vaml.data_of(setup),
     }
-    write_metrics(folder, record)
-    return record
 
 
 def compared(
-    s: Gain, setup: Setup, state: TrainState, shots: int, *, progress: bool
-) -> dict[str, Any]:
+    s: Augmentation, setup: Setup, state: TrainState, shots: int, *, progress: bool
+) -> Record:
     """Accuracy of each arm with what was chosen for it, and paired differences, with 95 % CI."""
+    assert setup.held_out is not None
     n = s.vaml.ways * s.copies
-    made, moved = generated(setup.generator, n=n), jittered(n=n)
-    arms = {"none": (), "generated": (made,), "affine": (moved,), "generated+affine": (made, moved)}
+    drawn, moved = generated(setup.generator, n=n), jittered(n=n)
+    arms = {
+        "none": (),
+        "generated": (drawn,),
+        "affine": (moved,),
+        "generated+affine": (drawn, moved),
+    }
     scores: dict[str, np.ndarray] = {}
-    row: dict[str, Any] = {"shots": shots, "episodes": s.episodes, "arms": {}, "differences": {}}
+    row: Record = {"shots": shots, "episodes": s.episodes, "arms": {}, "differences": {}}
     for name, augments in tqdm(arms.items(), disable=not progress, desc=f"{shots} shots"):
         every = candidates(s, adds=bool(augments), moves=moved in augments)
         measure = partial(accuracies, s, augments, state, shots)
@@ -133,7 +116,7 @@ def compared(
     return row
 
 
-def candidates(s: Gain, *, adds: bool, moves: bool) -> Strength:
+def candidates(s: Augmentation, *, adds: bool, moves: bool) -> Strength:
     """Every combination that matters to an arm, each number [k]."""
     combinations = itertools.product(
         s.weights if adds else (1.0,), s.decays, s.jitters if moves else (1.0,)
@@ -142,7 +125,7 @@ def candidates(s: Gain, *, adds: bool, moves: bool) -> Strength:
 
 
 def accuracies(
-    s: Gain,
+    s: Augmentation,
     augments: tuple[Augment, ...],
     state: TrainState,
     shots: int,
@@ -151,7 +134,7 @@ def accuracies(
     n: int,
     key: Key,
 ) -> np.ndarray:
-    """Of each strength in n episodes, [n, k]; with one key, every arm sees the same episodes."""
+    """Accuracy of each strength in n episodes, [n, k]; with one key, arms see the same episodes."""
     of_task = trained_from_nothing(nets.mlp([], s.vaml.ways), augments, steps=s.steps, rate=s.rate)
 
     def of_each(params: tuple[TrainState, Strength], task: Task, key: Key) -> Array:
@@ -159,11 +142,13 @@ def accuracies(
         return jax.vmap(lambda one: of_task((state, one), task, key)[0])(strengths)
 
     sample = episodes(data, tasks=10, ways=s.vaml.ways, shots=shots, queries=s.vaml.queries)
-    batches = evaluate.over_episodes(of_each, (state, strengths), sample, data, key, episodes=n)
+    batches = evaluate.over_episodes(
+        of_each, (state, strengths), sample, jax.device_put(data), key, episodes=n
+    )
     return np.concatenate(list(batches))
 
 
-def table(record: dict[str, Any]) -> str:
+def table(record: Record) -> str:
     """Accuracies and differences in points, for each number of shots."""
     lines = [f"VAML trained for {record['vaml_steps']} steps"]
     for row in record["tests"]:
@@ -177,6 +162,11 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def recipe(settings: Gain, *, minutes: float | None = None) -> Callable[..., str]:
-    """(folder, resume=False) -> report."""
-    return lambda out, **options: table(run_gain(settings, out, minutes=minutes, **options))
+AUGMENTATION: Experiment[Augmentation, Built, Trained] = Experiment(
+    build,
+    lambda built, place: vaml.train_vaml(built.setup, place),
+    score_arms,
+    table,
+    lambda built: asdict(built.settings),
+    seeded=lambda settings, seed: replace(settings, vaml=replace(settings.vaml, seed=seed)),
+)

@@ -1,9 +1,8 @@
-"""A few-shot learner with and without MetaGAN: the same start and episodes, differences paired."""
+"""A few-shot learner with and without MetaGAN: the same start and episodes, paired differences."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,26 +10,29 @@ import numpy as np
 import optax
 from matplotlib.figure import Figure
 
-from lml_jax import metrics, nets, plots, train
-from lml_jax.checkpoint import keeper
-from lml_jax.experiments.fewshot.build import learner_of, network_of, outer_rule_of
-from lml_jax.experiments.fewshot.run import scores_of
-from lml_jax.experiments.fewshot.settings import METRIC, FewShot, Sampler, checked, tasks_of
-from lml_jax.experiments.progress import Trained, train_with_bar
-from lml_jax.experiments.record import (
-    CHECKPOINTS,
-    keeping_last_good,
-    open_folder,
-    resumable,
-    versions,
-    write_metrics,
+from lml_jax import losses, metrics, nets, plots, train
+from lml_jax.execution import Execution
+from lml_jax.experiments.datasets import made_of
+from lml_jax.experiments.fewshot.build import (
+    Tasks,
+    execution_of,
+    learner_of,
+    network_of,
+    outer_rule_of,
+    tasks_of,
 )
-from lml_jax.generative.conditioning import as_float
+from lml_jax.experiments.fewshot.run import identity_of, keys_of, scores_of
+from lml_jax.experiments.fewshot.settings import FewShot, Plan, resolve
+from lml_jax.experiments.progress import Trained, train_with_bar
+from lml_jax.experiments.record import Record, resumable
+from lml_jax.experiments.runner import Experiment, Place
 from lml_jax.generative.metagan.metagan import metagan
 from lml_jax.metrics import generators as generator_metrics
-from lml_jax.types import Generator, Key, Learner, Params
+from lml_jax.pixels import as_float
+from lml_jax.settings import check_literals, check_numbers
+from lml_jax.types import ExampleLoss, Key, Learner, Params, TaskGenerator
 
-WATCHED = ("d_loss", "d_real", "d_fake", "d_accuracy", "g_loss", "spread")
+WATCHED = ("d_loss", "d_real", "d_fake", "d_accuracy", "g_loss", "diversity")
 SHOWN = 4  # test tasks in a grid
 
 
@@ -39,103 +41,84 @@ class MetaGan:
     """Settings of a comparison; `base` is the learner, trained the same way in both arms."""
 
     base: FewShot
-    role: str = "negative_class"  # or augment
-    weight: float = 0.25  # of generated examples
-    start: int = 0  # meta-steps before they count
-    samples: int = 5  # of them in a support set
-    loss: str = "non_saturating"
-    penalty: float = 0.0  # on R1 + R2
-    level: str = "fixed"  # or learned
+    role: Literal["negative_class", "augment"] = "negative_class"  # of generated examples
+    generated: int = 5  # generated examples in a support set
+    generated_weight: float = 0.25
+    generated_from: int = 0  # updates before they count
+    loss: Literal["saturating", "non_saturating", "relativistic"] = "non_saturating"
+    penalty: float = 0.0  # weight of R1 + R2
+    logit_offset: Literal["zero", "learned"] = "zero"
     encoder: tuple[int, ...] = (256,)  # hidden widths of the set encoder, a perceptron
     code: int = 64  # its output
     generator: tuple[int, ...] = (256, 256)  # hidden widths
-    noise: int = 32
+    noise: int = 32  # length of z
     rate: float = 1e-3  # of encoder and generator
     ema: float = 0.995
-    collapse: float = 0.5  # warn below this spread
+    collapse: float = 0.5  # warn below this diversity
 
 
-def run_pair(
-    settings: MetaGan, out: str | Path, *, resume: bool = False, progress: bool = True
-) -> dict[str, Any]:
-    """Train both arms, test both on the same episodes, and write what was found into `out`.
+class Pair(NamedTuple):
+    """What a comparison is made of; `learner` and `generator` are those of MetaGAN."""
 
-    Both begin with the same parameters of the learner and see the same training episodes. The
-    measures of the generator are means over the last tenth of its training.
+    settings: MetaGan
+    plan: Plan
+    tasks: Tasks
+    learner: Learner
+    generator: TaskGenerator
+    how: Execution
 
-    Args:
-        settings: what to run.
-        out: a folder that is absent or empty; with `resume`, also one of a run that was cut.
-        resume: go on from the newest checkpoint of each arm in `out`, bit for bit.
-        progress: show a bar.
 
-    Returns:
-        The record written; `difference` is MetaGAN minus the base, in accuracy.
+class BothTrained(NamedTuple):
+    """Both arms after training."""
+
+    alone: Trained
+    metagan: Trained
+
+
+def build(settings: MetaGan) -> Pair:
+    """Everything a run is made of.
 
     Raises:
-        ValueError: for settings that cannot be run, before anything is trained.
-        train.DivergedError: if a loss was not finite; the last good parameters are in
-            `last_good.npz`.
+        ValueError: for settings that cannot be.
     """
-    s: Any = replace(settings, base=checked(settings.base))
-    train_set, test_set, sample, test_sample = tasks_of(s.base)
-    learner, generator = sharpened(s, steps=s.base.inner_steps, ways=s.base.train_ways)
-    folder = open_folder(out, resume=resume)
-    key_init, key_train, key_test = jax.random.split(jax.random.key(s.base.seed), 3)
-    state = generator.init(key_init, sample(train_set, key_train).support.x[0])
-    common = {"progress": progress, "key": key_train, "sample": sample, "data": train_set}
-    base, learner = one_step_each(s)
-    tests = {"data": test_set, "sample": test_sample, "key": key_test, "progress": progress}
-    kept = [keeper(folder / CHECKPOINTS / arm, config=resumable(s)) for arm in ("alone", "metagan")]
-    with keeping_last_good(folder), kept[0] as of_alone, kept[1] as of_sharp:
-        alone = trained_alone(s, state.params["d"]["learner"], keeper=of_alone, **common)
-        sharp = trained(
-            s, generator.step, state, "with MetaGAN", keeper=of_sharp, watch=WATCHED, **common
-        )
-        state = sharp.state
-        scores = compared(
-            s.base,
-            scores_of(s.base, base, alone.state.params, **tests),
-            scores_of(s.base, learner, state.averaged, **tests),
-        )
-    record = {
-        **scores,
-        **watched(sharp.watched, s),
-        "steps": int(state.step),
-        "seconds": {"base": alone.seconds, "metagan": sharp.seconds},
-        "config": asdict(s),
-        "versions": versions(),
-    }
-    write_metrics(folder, record)
-    plots.save(
-        grid_of(s, generator, state, test_set, test_sample, key_test), folder / "samples.png"
+    check_literals(settings)
+    check_numbers(settings, least={"generated": 1, "code": 1, "noise": 1}, above=("rate",))
+    plan = resolve(settings.base)
+    tasks = tasks_of(plan)
+    shape = tasks.sample(tasks.train_set, jax.random.key(0)).support.x.shape[2:]
+    s = plan.settings
+    learner, generator = with_generator(
+        settings, plan, shape, steps=s.inner_steps, ways=s.train_ways
     )
-    return record
+    return Pair(settings, plan, tasks, learner, generator, execution_of(plan))
 
 
-def sharpened(s: Any, *, steps: int, ways: int) -> tuple[Learner, Generator]:
-    """The learner of the settings under MetaGAN, with so many inner steps and classes."""
-    net = network_of(s.base)
+def with_generator(
+    s: MetaGan, plan: Plan, shape: tuple[int, ...], *, steps: int, ways: int
+) -> tuple[Learner, TaskGenerator]:
+    """The learner of the plan under MetaGAN, with so many inner steps and classes."""
+    net = network_of(plan)
 
-    def descending(loss: Any) -> Learner:
-        return learner_of(s.base, net, steps=steps, ways=ways, loss=loss)
+    def with_loss(loss: ExampleLoss) -> Learner:
+        return learner_of(plan, net, steps=steps, ways=ways, loss=loss)
 
+    embedding = plan.entry.embedding
     return metagan(
-        descending(None) if s.base.learner in METRIC else descending,
+        learner_of(plan, net, steps=steps, ways=ways) if embedding else with_loss,
         nets.mlp(s.encoder, s.code),
-        nets.generator(s.generator, (28, 28)),
-        by_part({"learner": outer_rule_of(s.base), "level": optax.adam(s.rate)}),
-        # Half the usual momentum: what D looked like some steps ago says little about it now.
+        nets.generator(s.generator, shape),
+        by_part({"learner": outer_rule_of(plan), "offset": optax.adam(s.rate)}),
+        # Half the usual momentum: D a few steps ago says little about D now.
         optax.adam(s.rate, b1=0.5),
         classes=ways,
         role=s.role,
-        weight=s.weight,
-        start=s.start,
-        samples=s.samples,
+        generated=s.generated,
+        generated_weight=s.generated_weight,
+        generated_from=s.generated_from,
         noise=s.noise,
-        loss=s.loss,
+        loss=losses.GAN_LOSSES[s.loss](),
         penalty=s.penalty,
-        level=s.level,
+        logit_offset=s.logit_offset,
         ema=s.ema,
     )
 
@@ -156,53 +139,78 @@ def by_part(rules: dict[str, optax.GradientTransformation]) -> optax.GradientTra
     return optax.GradientTransformation(init, update)
 
 
-def one_step_each(s: Any) -> tuple[Learner, Learner]:
-    """The base and the sharpened learner as they are tested, an inner step at a time."""
-    base = learner_of(s.base, network_of(s.base), steps=1, ways=s.base.ways)
-    return base, sharpened(s, steps=1, ways=s.base.ways)[0]
-
-
-def trained_alone(s: Any, params: Params, **common: Any) -> Trained:
-    """The base learner, trained from `params`."""
-    learner = learner_of(
-        s.base, network_of(s.base), steps=s.base.inner_steps, ways=s.base.train_ways
+def train_both(pair: Pair, place: Place) -> tuple[BothTrained, dict[str, float]]:
+    """Both arms, from the same parameters of the learner, on the same training episodes."""
+    plan, tasks, how = pair.plan, pair.tasks, pair.how
+    key_init, key_train, _ = keys_of(plan.settings.seed)
+    state = pair.generator.init(key_init, tasks.sample(tasks.train_set, key_train).support.x[0])
+    base = plan.settings
+    learner = learner_of(plan, network_of(plan), steps=base.inner_steps, ways=base.train_ways)
+    tx = outer_rule_of(plan)
+    own = partial(
+        train_with_bar,
+        sample=tasks.sample,
+        data=tasks.train_set,
+        key=key_train,
+        steps=base.steps,
+        how=how,
+        place=place,
     )
-    tx = outer_rule_of(s.base)
-    step = train.make_train_step(train.episode_loss(learner), tx)
-    return trained(s, step, train.init_state(params, tx), "alone", **common)
+    with place.keeping(resumable(config_of(pair)), part="alone") as keeper:
+        alone = own(
+            train.make_train_step(train.episode_loss(learner), tx),
+            state=train.init_state(state.params["d"]["learner"], tx),
+            about=f"train {base.learner} alone",
+            keeper=keeper,
+        )
+    with place.keeping(resumable(config_of(pair)), part="metagan") as keeper:
+        both = own(
+            pair.generator.step,
+            state=state,
+            about=f"train {base.learner} with MetaGAN",
+            keeper=keeper,
+            watch=WATCHED,
+        )
+    return BothTrained(alone, both), {"base": alone.seconds, "metagan": both.seconds}
 
 
-def trained(s: Any, step: train.Step, state: Any, about: str, **common: Any) -> Trained:
-    """One arm; both draw the same episodes, by the number of the step."""
-    return train_with_bar(
-        step,
-        state=state,
-        steps=s.base.steps,
-        scan=jax.default_backend() != "cpu",  # convolutions inside a scan crawl there
-        chunk=max(1, min(50, s.base.steps // 20)),
-        about=f"train {s.base.learner} {about}",
-        **common,
-    )
+def score_pair(pair: Pair, trained: BothTrained, place: Place) -> Record:
+    """Accuracies of both arms on the same test episodes, and a grid of samples.
+
+    The measures of the generator are means over the last tenth of its training. `difference` is
+    MetaGAN minus the base, in accuracy.
+    """
+    s, plan, tasks, ways = pair.settings, pair.plan, pair.tasks, pair.plan.settings.ways
+    key, state = keys_of(plan.settings.seed)[2], trained.metagan.state
+    shape = tasks.test_set.x.shape[1:]
+    # One inner step at a time, so that the score after each is seen.
+    alone = learner_of(plan, network_of(plan), steps=1, ways=ways)
+    both = with_generator(s, plan, shape, steps=1, ways=ways)[0]
+    scores = [
+        scores_of(plan, learner, params, tasks, key, progress=place.progress)
+        for learner, params in ((alone, trained.alone.state.params), (both, state.averaged))
+    ]
+    grid = grid_of(pair, state, key)
+    plots.save(grid, place.folder / "samples.png")
+    return {
+        **compared(plan, *scores),
+        **last_tenth(trained.metagan.watched, s),
+        "steps": int(state.step),
+        "data_made": made_of(plan.data, train=tasks.train_set, test=tasks.test_set),
+    }
 
 
-def compared(base: Any, alone: np.ndarray, sharp: np.ndarray) -> dict[str, Any]:
+def compared(plan: Plan, alone: np.ndarray, both: np.ndarray) -> Record:
     """Accuracies of scores [episodes, S + 1], and their differences, paired by episode."""
 
     def of(scores: np.ndarray) -> list[tuple[float, float]]:
         return [metrics.mean_ci(column) for column in scores.T]
 
-    plain, made, paired = of(alone), of(sharp), of(sharp - alone)
-    r = base.report_step
+    plain, made, paired = of(alone), of(both), of(both - alone)
+    r = plan.settings.report_step
     return {
-        "learner": base.learner,
-        "data": base.data,
-        "split": base.split if base.data == "omniglot" else None,
-        "ways": base.ways,
-        "shots": base.test_shots,
-        "episodes": len(alone),
-        "queries": base.queries,
-        "seed": base.seed,
-        "batch_statistics": base.batch_statistics,
+        **identity_of(plan, len(alone)),
+        "batch_statistics": plan.settings.batch_statistics,
         "inner_steps_reported": r,
         "accuracy_base": plain[r][0],
         "ci95_base": plain[r][1],
@@ -215,63 +223,61 @@ def compared(base: Any, alone: np.ndarray, sharp: np.ndarray) -> dict[str, Any]:
     }
 
 
-def watched(history: dict[str, np.ndarray], s: Any) -> dict[str, Any]:
-    """What D and G did over the last tenth of the training, and a warning of a collapse."""
-    found: dict[str, Any] = {}
+def last_tenth(history: dict[str, np.ndarray], s: MetaGan) -> Record:
+    """Metrics of D and G over the last tenth of the training, and a warning of a collapse."""
+    found: Record = {}
     for name in WATCHED:
         values = history[name]
         last = values[-max(1, len(values) // 10) :]
         found[name] = float(np.mean(last[np.isfinite(last)])) if np.isfinite(last).any() else np.nan
     where = f" (MetaGAN on {s.base.learner}, seed {s.base.seed})"
     found["warning"] = generator_metrics.warn_if_collapsed(
-        found["spread"], threshold=s.collapse, where=where
+        found["diversity"], threshold=s.collapse, where=where
     )
     return found
 
 
-def grid_of(
-    s: Any, generator: Generator, state: Any, data: Any, sample: Sampler, key: Key
-) -> Figure:
+def grid_of(pair: Pair, state: Any, key: Key) -> Figure:
     """Test tasks, a row of their support sets above a row of what is generated from each."""
-    tasks = sample(data, key)
+    tasks = pair.tasks.test_sample(pair.tasks.test_set, key)
     rows, labels = [], []
     for i in range(min(SHOWN, tasks.support.x.shape[0])):
         support = jax.tree.map(lambda leaf, i=i: leaf[i], tasks.support)
-        code = generator.encode(state, support, key)
-        made = generator.sample(state, code, key, n=support.x.shape[0])
+        code = pair.generator.encode(state, support, key)
+        made = pair.generator.sample(state, code, key, n=support.x.shape[0])
         rows += [as_float(support.x), made.x]
         labels += [f"task {i + 1}, given", "generated"]
-    title = f"MetaGAN on {s.base.learner}, {s.role}, seed {s.base.seed}"
+    base = pair.plan.settings
+    title = f"MetaGAN on {base.learner}, {pair.settings.role}, seed {base.seed}"
     return plots.sample_grid(np.asarray(jnp.stack(rows)), labels, title=title)
 
 
-def recipe(settings: MetaGan, *, seeds: int = 1) -> Callable[..., str]:
-    """Seeds 0, 1, ... into a folder each; (folder, resume=False) -> a report."""
-
-    def run(out: Path, *, resume: bool = False) -> str:
-        folder = open_folder(out, resume=resume)
-        runs = []
-        for seed in range(seeds):
-            own = replace(settings, base=replace(settings.base, seed=seed))
-            runs.append(run_pair(own, folder / f"seed{seed}", resume=resume))
-            write_metrics(folder, {"runs": runs})
-        return "\n".join(table(run) for run in runs)
-
-    return run
-
-
-def table(run: dict[str, Any]) -> str:
-    """The scores of a pair, in percent, and how the game stood."""
+def table(record: Record) -> str:
+    """The scores of a pair, in percent, and the state of the game."""
     lines = [
-        f"{run['learner']}, seed {run['seed']}: {run['ways']}-way {run['shots']}-shot, "
-        f"{run['episodes']} episodes, {run['steps']} steps, "
-        + ", ".join(f"{name} {value:.0f} s" for name, value in run["seconds"].items())
+        f"{record['learner']}: {record['ways']}-way {record['shots']}-shot, "
+        f"{record['episodes']} episodes"
     ]
     for title, value, half in (
         ("alone", "accuracy_base", "ci95_base"),
         ("with MetaGAN", "accuracy", "ci95"),
         ("difference", "difference", "ci95_difference"),
     ):
-        lines.append(f"  {title:14s}{100 * run[value]:7.2f} ± {100 * run[half]:.2f} %")
-    lines.append("  " + ", ".join(f"{name} {run[name]:.2f}" for name in WATCHED))
-    return "\n".join([*lines, *([f"  {run['warning']}"] if run["warning"] else [])])
+        lines.append(f"  {title:14s}{100 * record[value]:7.2f} ± {100 * record[half]:.2f} %")
+    lines.append("  " + ", ".join(f"{name} {record[name]:.2f}" for name in WATCHED))
+    return "\n".join([*lines, *([f"  {record['warning']}"] if record["warning"] else [])])
+
+
+def config_of(pair: Pair) -> Record:
+    """The settings of the record, those of the base resolved."""
+    return {**asdict(pair.settings), "base": asdict(pair.plan.settings)}
+
+
+METAGAN: Experiment[MetaGan, Pair, BothTrained] = Experiment(
+    build,
+    train_both,
+    score_pair,
+    table,
+    config_of,
+    seeded=lambda settings, seed: replace(settings, base=replace(settings.base, seed=seed)),
+)

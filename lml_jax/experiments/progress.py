@@ -1,47 +1,65 @@
-"""Training with a bar that shows how it goes."""
+"""Training with a progress bar, a time limit and checkpoints."""
 
 import time
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from lml_jax import train
-from lml_jax.checkpoint import FORGETFUL, Keeper
-from lml_jax.types import Key
+from lml_jax.checkpoint import Keeper
+from lml_jax.execution import Execution
+from lml_jax.experiments.runner import Place
+from lml_jax.types import GeneratorStep, Key, PyTree, Task
+
+Sampler = Callable[[Any, Key], Task]  # (data, key) -> tasks
 
 SHOWN = ("loss", "true_loss", "accuracy")
 
 
 class Trained(NamedTuple):
-    """What is kept of training: its state, and the seconds that went into it."""
+    """The result of a training: its state, its seconds, and metrics of every step.
+
+    `watched` is by name [steps], nan for steps that were not done.
+    """
 
     state: Any
     seconds: float
-    watched: dict[str, np.ndarray]  # by name [steps], nan where they are not done
+    watched: dict[str, np.ndarray]
 
 
 def train_with_bar(
-    step: train.Step,
-    sample: Any,
+    step: train.Step | GeneratorStep,
+    sample: Sampler,
     state: Any,
-    data: Any,
+    data: PyTree,
     key: Key,
     *,
     steps: int,
-    scan: bool,
-    chunk: int,
+    how: Execution,
     about: str,
-    minutes: float | None = None,
-    progress: bool = True,
-    keeper: Keeper = FORGETFUL,
+    place: Place,
+    keeper: Keeper,
     watch: tuple[str, ...] = (),
 ) -> Trained:
-    """`train.run` from `state` to `steps` updates in all, or for so many minutes of it.
+    """`train.run` from `state` to `steps` updates in all, or until `place.minutes` have passed.
 
-    What `keeper` has kept goes on from there, bit for bit as if it had not been cut. The metrics
-    named in `watch` are kept of every step.
+    Continues from what `keeper` has saved, bit-identical to an uninterrupted run.
+
+    Args:
+        step: one update.
+        sample: draws the tasks of an update.
+        state: the start; it counts updates in `step`.
+        data: what `sample` draws from.
+        key: a typed key.
+        steps: updates in all, those of an earlier process included.
+        how: scan or loop, and the updates of a chunk.
+        about: title of the bar.
+        place: time limit and whether to show the bar.
+        keeper: checkpoints.
+        watch: names of metrics to keep of every step.
 
     Raises:
         train.DivergedError: if a loss or gradient was not finite.
@@ -49,12 +67,22 @@ def train_with_bar(
     unknown = np.full(steps, np.nan, np.float32)
     run = keeper.start(Trained(state, 0.0, dict.fromkeys(watch, unknown)))
     begun = time.perf_counter() - run.seconds
-    done, seconds = int(run.state.step), float("inf") if minutes is None else 60 * minutes
-    if done >= steps or run.seconds > seconds:
+    done = int(run.state.step)
+    limit = float("inf") if place.minutes is None else 60 * place.minutes
+    if done >= steps or run.seconds > limit:
         return run
-    with tqdm(total=steps, initial=done, disable=not progress, unit="step", desc=about) as bar:
+    hidden = not place.progress
+    with tqdm(total=steps, initial=done, disable=hidden, unit="step", desc=about) as bar:
+        # Nothing is passed to the step after the key.
         for current, values in train.run(
-            step, sample, run.state, data, key, steps=steps - done, scan=scan, chunk=chunk
+            cast(train.Step, step),
+            sample,
+            run.state,
+            data,
+            key,
+            steps=steps - done,
+            scan=how.scan,
+            chunk=how.chunk,
         ):
             now = int(current.step)
             watched = {
@@ -66,6 +94,6 @@ def train_with_bar(
             keeper.save(now, run, -means["loss"])
             bar.set_postfix({k: f"{value:.4f}" for k, value in means.items()})
             bar.update(len(values["loss"]))
-            if run.seconds > seconds:
+            if run.seconds > limit:
                 break
     return run

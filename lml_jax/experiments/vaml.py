@@ -1,10 +1,7 @@
 """VAML on sine waves and on Omniglot: train once, test with several numbers of shots."""
 
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -13,53 +10,47 @@ from jax import Array
 from tqdm import tqdm
 
 from lml_jax import evaluate, metrics, nets
-from lml_jax.checkpoint import Keeper, keeper
 from lml_jax.data.arrays import select
 from lml_jax.data.episodes import episodes, fewer_shots
-from lml_jax.data.splits import omniglot_split
-from lml_jax.data.synthetic import sinusoids
-from lml_jax.experiments.fewshot.settings import Sampler
-from lml_jax.experiments.progress import Trained, train_with_bar
-from lml_jax.experiments.record import (
-    CHECKPOINTS,
-    keeping_last_good,
-    open_folder,
-    resumable,
-    save_params,
-    versions,
-    write_metrics,
-)
+from lml_jax.execution import execution
+from lml_jax.experiments.datasets import DataEntry, DataRequest, data_entry, made_of
+from lml_jax.experiments.fewshot.run import keys_of
+from lml_jax.experiments.progress import Sampler, Trained, train_with_bar
+from lml_jax.experiments.record import Record, resumable, save_params
+from lml_jax.experiments.runner import Experiment, Place
 from lml_jax.generative.vaml.images import mlp_parts, vaml
 from lml_jax.generative.vaml.posterior import Weights
 from lml_jax.generative.vaml.regression import vaml_regression
-from lml_jax.types import Dataset, Generator, Key, Learner, Params, Task
+from lml_jax.settings import check_literals, check_numbers
+from lml_jax.types import Dataset, Learner, Params, Task, TaskGenerator
 
 
 @dataclass(frozen=True)
 class Vaml:
-    """Settings of a run, the same for both data sets where they do not say otherwise."""
+    """Settings of a run on any data set."""
 
-    data: str = "omniglot"  # or sine
-    encoder: str = "conv4"  # with GroupNorm; or mlp
+    data: str = "omniglot"  # of images with classes to meta-train on, or of regression tasks
+    encoder: Literal["conv4", "mlp"] = "conv4"  # of images; conv4 with GroupNorm
     hidden: tuple[int, ...] = (400, 400)  # of every perceptron
     code: int = 64  # d, length of a code
     latent: int = 24  # length of z
-    head: bool = False  # the amortised head instead of the evidence
+    head: bool = False  # classify by the amortised head instead of the evidence
     discriminative: float = 100.0  # weight of log p(y|x, S)
     support: float = 0.0  # weight of the support set's own likelihood
-    draws: int = 4
+    draws: int = 4  # of the code, per task
     ways: int = 5
-    shots: int = 5  # the largest number at training; each task has a random one
+    shots: int = 5  # largest number at training, where each task has a random one
     least_shots: int = 1
-    train_queries: int = 3  # a class
+    train_queries: int = 3  # per class
     test_shots: tuple[int, ...] = (1, 5)
-    queries: int = 15
+    queries: int = 15  # per class, at test
     meta_batch: int = 8
     steps: int = 9000
-    rate: float = 2e-3  # falls to 0 by a cosine
-    held_out: int = 0  # last background alphabets of Omniglot kept from training, to choose on
+    rate: float = 2e-3  # falls to 0 along a cosine
+    held_out: int = 0  # last groups of the training classes, kept from training
     episodes: int = 600
     seed: int = 0
+    data_dir: str | None = None
 
 
 SINE = Vaml(
@@ -87,18 +78,35 @@ class Setup(NamedTuple):
     `held_out` are classes neither trained nor tested on; None where the settings ask for none.
     """
 
+    settings: Vaml
+    entry: DataEntry
     learner: Learner
-    generator: Generator
+    generator: TaskGenerator
     train_set: Any
     test_set: Any
-    held_out: Any
+    held_out: Dataset | None
     sample: Sampler
     tests: dict[int, Sampler]
     score: evaluate.QueryScore
 
 
-def sine(s: Vaml) -> Setup:
+def build(s: Vaml) -> Setup:
+    """Everything a run is made of.
+
+    Raises:
+        ValueError: for settings that cannot be.
+    """
+    entry = data_entry(s.data, data_dir=s.data_dir, command="few-shot")
+    check_literals(s)
+    ones = ("code", "latent", "draws", "ways", "shots", "least_shots", "train_queries", "queries",
+            "meta_batch", "steps", "episodes")  # fmt: skip
+    check_numbers(s, least={**dict.fromkeys(ones, 1), "held_out": 0, "seed": 0}, above=("rate",))
+    return (_images if entry.tasks is None else _regression)(s, entry)
+
+
+def _regression(s: Vaml, entry: DataEntry) -> Setup:
     """A code of each wave, from its points."""
+    assert entry.tasks is not None
     learner, generator = vaml_regression(
         nets.mlp(s.hidden, 2 * s.code),
         nets.mlp(s.hidden, 1),
@@ -107,36 +115,42 @@ def sine(s: Vaml) -> Setup:
         draws=s.draws,
     )
     return Setup(
+        s,
+        entry,
         learner,
         generator,
         (),
         (),
         None,
-        sinusoids(tasks=s.meta_batch, shots=s.shots, queries=s.train_queries),
-        {k: sinusoids(tasks=500, shots=k, queries=s.queries) for k in s.test_shots},
+        entry.tasks(tasks=s.meta_batch, shots=s.shots, queries=s.train_queries),
+        {k: entry.tasks(tasks=500, shots=k, queries=s.queries) for k in s.test_shots},
         evaluate.query_squared_error,
     )
 
 
-def omniglot(s: Vaml) -> Setup:
-    """A code of each character; trained on background classes, tested on evaluation classes.
+def _images(s: Vaml, entry: DataEntry) -> Setup:
+    """A code of each class; trained on background classes, tested on others.
 
     Each class of a training episode is turned by a random multiple of 90 degrees, none at test.
     """
-    conv = s.encoder == "conv4"
-    encode = nets.conv4(2 * s.code, norm="group") if conv else nets.mlp(s.hidden, 2 * s.code)
+    assert entry.background is not None
+    assert entry.stream is not None
+    request = DataRequest(s.data_dir)
+    every, (test_set, _) = entry.background(request), entry.stream(request)
+    train_set, held_out = without_last(every, s.held_out)
+    shape = train_set.x.shape[1:]
+    wide = 2 * s.code
+    encode = nets.conv4(wide, norm="group") if s.encoder == "conv4" else nets.mlp(s.hidden, wide)
     head = nets.mlp((128,), 2 * (s.code + 1)) if s.head else None
     learner, generator = vaml(
-        mlp_parts(encode, pixels=28 * 28, latent=s.latent, hidden=s.hidden, head=head),
+        mlp_parts(encode, pixels=int(np.prod(shape)), latent=s.latent, hidden=s.hidden, head=head),
         outer_rule(s),
-        shape=(28, 28),
+        shape=shape,
         classes=s.ways,
         weights=Weights(support=s.support),
         discriminative=s.discriminative,
         draws=s.draws,
     )
-    train_set, test_set = (omniglot_split("background/evaluation", p) for p in ("train", "test"))
-    train_set, held_out = without_last(train_set, s.held_out)
     sample = episodes(
         train_set,
         tasks=s.meta_batch,
@@ -149,15 +163,16 @@ def omniglot(s: Vaml) -> Setup:
         k: episodes(test_set, tasks=20, ways=s.ways, shots=k, queries=s.queries)
         for k in s.test_shots
     }
+    train_set, test_set = jax.device_put((train_set, test_set))
     score = evaluate.query_accuracy
-    return Setup(learner, generator, train_set, test_set, held_out, sample, tests, score)
+    return Setup(s, entry, learner, generator, train_set, test_set, held_out, sample, tests, score)
 
 
-def without_last(data: Dataset, alphabets: int) -> tuple[Dataset, Dataset | None]:
-    """The classes of all but the last `alphabets`, and those of the last."""
-    if alphabets == 0:
+def without_last(data: Dataset, groups: int) -> tuple[Dataset, Dataset | None]:
+    """The classes of all but the last `groups` (alphabets), and those of the last."""
+    if groups == 0:
         return data, None
-    last = np.asarray(data.group) >= int(data.group.max()) + 1 - alphabets
+    last = np.asarray(data.group) >= int(data.group.max()) + 1 - groups
     return select(data, np.flatnonzero(~last)), select(data, np.flatnonzero(last))
 
 
@@ -166,127 +181,80 @@ def outer_rule(s: Vaml) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(s.rate, s.steps))
 
 
-def run_vaml(
-    settings: Vaml,
-    out: str | Path,
-    *,
-    minutes: float | None = None,
-    resume: bool = False,
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Train, test with each number of shots, and write `metrics.json` and `params.npz` into `out`.
-
-    Args:
-        settings: what to run.
-        out: a folder that is absent or empty; with `resume`, also one of a run that was cut.
-        minutes: stop training after so many, even if fewer than `settings.steps` are done.
-        resume: go on from the newest checkpoint in `out`, bit for bit.
-        progress: show a bar.
-
-    Returns:
-        The record written.
-
-    Raises:
-        train.DivergedError: if a loss was not finite; the last good parameters are in
-            `last_good.npz`.
-    """
-    setup = SETUPS[settings.data](settings)
-    folder = open_folder(out, resume=resume)
-    key_test = jax.random.split(jax.random.key(settings.seed), 3)[2]
-    kept = keeper(folder / CHECKPOINTS, config=resumable(settings))
-    with keeping_last_good(folder), kept as keeping:
-        run = trained(settings, setup, folder, keeping, minutes=minutes, progress=progress)
-        begun = time.perf_counter()
-        tests = tested(settings, setup, run.state.params, key_test, progress=progress)
-    record = {
-        "learner": "vaml",
-        "data": settings.data,
-        "steps": int(run.state.step),
-        "tests": tests,
-        "seconds": {"train": run.seconds, "eval": time.perf_counter() - begun},
-        "config": asdict(settings),
-        "versions": versions(),
-    }
-    write_metrics(folder, record)
-    return record
-
-
-def trained(
-    settings: Vaml,
-    setup: Setup,
-    folder: Path,
-    keeper: Keeper,
-    *,
-    minutes: float | None,
-    progress: bool,
-) -> Trained:
-    """The run after training, its parameters written to `params.npz` in `folder`."""
-    s = settings
-    key_init, key_train, _ = jax.random.split(jax.random.key(s.seed), 3)
+def train_vaml(setup: Setup, place: Place) -> tuple[Trained, dict[str, float]]:
+    """The training, its parameters written to `params.npz`."""
+    s = setup.settings
+    key_init, key_train, _ = keys_of(s.seed)
     sample = fewer_shots(setup.sample, ways=s.ways, shots=s.shots, least=s.least_shots)
-    state = setup.generator.init(key_init, sample(setup.train_set, key_train).support.x[0])
-    # Convolutions inside a scan crawl on a CPU.
-    scan = s.encoder == "mlp" or jax.default_backend() != "cpu"
-    run = train_with_bar(
-        setup.generator.step,
-        sample,
-        state,
-        setup.train_set,
-        key_train,
-        steps=s.steps,
-        scan=scan,
-        chunk=1000 if s.data == "sine" else 50,
-        about=f"train vaml on {s.data}",
-        minutes=minutes,
-        progress=progress,
-        keeper=keeper,
-    )
-    save_params(folder, run.state.params)
-    return run
+    state = setup.generator.init(key_init, first_support(sample, setup.train_set, key_train))
+    with place.keeping(resumable(asdict(s))) as keeper:
+        run = train_with_bar(
+            setup.generator.step,
+            sample,
+            state,
+            setup.train_set,
+            key_train,
+            steps=s.steps,
+            how=execution("conv" if s.encoder == "conv4" else "dense", steps=s.steps),
+            about=f"train vaml on {s.data}",
+            place=place,
+            keeper=keeper,
+        )
+    save_params(place.folder, run.state.params)
+    return run, {"train": run.seconds}
 
 
-def tested(
-    settings: Vaml, setup: Setup, params: Params, key: Key, *, progress: bool
-) -> list[dict[str, Any]]:
+def first_support(sample: Sampler, data: Any, key: Array) -> Array:
+    """The support set of one task, as an example of what is learned."""
+    return sample(data, key).support.x[0]
+
+
+def score_vaml(setup: Setup, trained: Trained, place: Place) -> Record:
     """Mean score and 95 % interval over test tasks, for each number of shots."""
+    s = setup.settings
 
-    def of_task(params: Params, task: Task, key: Key) -> Array:
+    def of_task(params: Params, task: Task, key: Array) -> Array:
         fast = setup.learner.adapt(params, task.support, key)
         return setup.score(setup.learner.predict(params, fast, task.query.x), task.query)
 
-    rows = []
+    rows, key = [], keys_of(s.seed)[2]
     for shots, sample in setup.tests.items():
         batches = evaluate.over_episodes(
-            of_task, params, sample, setup.test_set, key, episodes=settings.episodes
+            of_task, trained.state.params, sample, setup.test_set, key, episodes=s.episodes
         )
-        about = f"test with {shots} shots"
-        scores = np.concatenate(list(tqdm(batches, disable=not progress, desc=about)))
+        bar = tqdm(batches, disable=not place.progress, desc=f"test with {shots} shots")
+        scores = np.concatenate(list(bar))
         mean, half = metrics.mean_ci(scores)
         rows.append({"shots": shots, "score": mean, "ci95": half, "episodes": len(scores)})
-    return rows
+    return {
+        "learner": "vaml",
+        "data": s.data,
+        "seed": s.seed,
+        "steps": int(trained.state.step),
+        "tests": rows,
+        **data_of(setup),
+    }
 
 
-def over_seeds(settings: Vaml, *, seeds: int = 1, minutes: float | None = None) -> Callable:
-    """Seeds 0, 1, ... into a folder each; (folder, resume=False) -> a report."""
-
-    def run(out: Path, *, resume: bool = False) -> str:
-        open_folder(out, resume=resume)
-        lines = []
-        for seed in range(seeds):
-            own, folder = replace(settings, seed=seed), out / f"seed{seed}"
-            record = run_vaml(own, folder, minutes=minutes, resume=resume)
-            lines.append(
-                f"seed {seed}, {record['steps']} steps in {record['seconds']['train']:.0f} s, "
-                f"tested in {record['seconds']['eval']:.0f} s"
-            )
-            lines += [
-                f"  {row['shots']:2d} shots: {row['score']:.4f} ± {row['ci95']:.4f} "
-                f"({row['episodes']} tasks)"
-                for row in record["tests"]
-            ]
-        return "\n".join(lines)
-
-    return run
+def data_of(setup: Setup) -> Record:
+    """What the data was made with, where there is any."""
+    if setup.entry.tasks is not None:
+        return {}
+    return {"data_made": made_of(setup.entry, train=setup.train_set, test=setup.test_set)}
 
 
-SETUPS = {"sine": sine, "omniglot": omniglot}
+def table(record: Record) -> str:
+    """A line for each number of shots."""
+    return "\n".join(
+        f"  {row['shots']:2d} shots: {row['score']:.4f} ± {row['ci95']:.4f} "
+        f"({row['episodes']} tasks)"
+        for row in record["tests"]
+    )
+
+
+def config_of(setup: Setup) -> Record:
+    """The settings of the record."""
+    return asdict(setup.settings)
+
+
+VAML: Experiment[Vaml, Setup, Trained] = Experiment(build, train_vaml, score_vaml, table, config_of)

@@ -1,6 +1,6 @@
 """Generative meta-continual learning: a Gaussian posterior of each class in an embedding."""
 
-from lml_jax.classifiers import embedding_learner, gaussian
+from lml_jax.heads import gaussian, head_learner
 from lml_jax.types import Learner, Net
 
 
@@ -15,10 +15,10 @@ def gemcl(
     """A learner whose classes are Gaussians, inferred from their embedded support examples.
 
     With a prior on the precisions that is learned with the embedding, and a flat one on the means,
-    the posterior given the support set is in closed form, see `classifiers.gaussian`;
+    the posterior given the support set is in closed form, see `heads.gaussian`;
     p(y = k | x) is proportional to its predictive density at f_theta(x).
 
-    The parameters are {"net", "classifier"}; `fast` is a `classifiers.Moments`. Going on from
+    The parameters are {"net", "head"}; `fast` is a `heads.Statistics`. Going on from
     `fast` is the sequential posterior update: the same as all examples at once, in any order.
 
     Args:
@@ -42,5 +42,5 @@ def gemcl(
         Banayeeanzade, Mirzaiezadeh, Hasani, Soleymani. Generative vs. Discriminative: Rethinking
         The Meta-Continual Learning, 2021, section 4.
     """
-    of = gaussian(classes, predictive=predictive, alpha=alpha, beta=beta)
-    return embedding_learner(net, of)
+    head = gaussian(predictive=predictive, alpha=alpha, beta=beta)
+    return head_learner(net, head, classes=classes)

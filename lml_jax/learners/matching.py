@@ -9,7 +9,7 @@ from jax import Array
 
 from lml_jax import losses
 from lml_jax.checks import known, warn_of_statistics
-from lml_jax.classifiers import check_complete, width_of
+from lml_jax.heads.learner import check_complete, width_of
 from lml_jax.types import Batch, Context, Key, Learner, Net, Params, PyTree
 
 KERNELS = ("cosine", "squared")

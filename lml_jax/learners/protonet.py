@@ -1,6 +1,6 @@
 """Prototypical Networks: classify by the distance to class means in an embedding."""
 
-from lml_jax.classifiers import embedding_learner, nearest_mean
+from lml_jax.heads import head_learner, nearest_mean
 from lml_jax.types import Learner, Net
 
 
@@ -12,7 +12,7 @@ def protonet(
     c_k = 1/|S_k| sum_{x in S_k} f_theta(x), p(y = k | x) proportional to
     exp(-tau d(f_theta(x), c_k)).
 
-    The parameters are {"net", "classifier"}; `fast` is a `classifiers.Moments`. Going on from
+    The parameters are {"net", "head"}; `fast` is a `heads.Statistics`. Going on from
     `fast` gives what all examples at once would give, in any order, as long as the embedding of an
     example does not depend on its batch: a net with batch statistics is frozen for that, see
     `Net.freeze`.
@@ -20,7 +20,7 @@ def protonet(
     Args:
         net: f_theta, from x [n, ...] to embeddings [n, d].
         classes: C, labels 0..C-1; a class without support examples has the logit -inf.
-        distance: "squared" Euclidean, the published choice, or "euclidean".
+        distance: "squared" Euclidean, the published choice, "euclidean", or "cosine".
         temperature: learn tau > 0, else it is 1.
 
     Returns:
@@ -28,7 +28,8 @@ def protonet(
 
     Raises:
         ValueError: for an unknown distance or no class; in `adapt`, outside jit, for a first
-            support set that misses a class, or labels past the range.
+            support set that misses a class, labels past the range, or embeddings that are not
+            finite. Inside jit the last two make the logits NaN.
 
     Example:
         >>> from lml_jax import nets
@@ -43,5 +44,5 @@ def protonet(
     Source:
         Snell, Swersky, Zemel. Prototypical Networks for Few-shot Learning, 2017, equations 1, 2.
     """
-    of = nearest_mean(classes, distance=distance, temperature=temperature)
-    return embedding_learner(net, of)
+    head = nearest_mean(distance=distance, temperature=temperature)
+    return head_learner(net, head, classes=classes)

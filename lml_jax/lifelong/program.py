@@ -32,9 +32,9 @@ def program(
 ) -> Program:
     """A whole run, its tasks, updates and evaluation, as one pure function.
 
-    It gives what `run` gives for the same key, up to rounding. `jax.jit(jax.vmap(program(...)))`
-    runs over stacked streams and keys at once; to map over a hyper-parameter, build the learner
-    inside the mapped function.
+    It gives what `run_stream` gives for the same key, up to rounding.
+    `jax.jit(jax.vmap(program(...)))` runs over stacked streams and keys at once; to map over a
+    hyper-parameter, build the learner inside the mapped function.
 
     Args:
         learner: any `LifelongLearner` over the stream's labels.

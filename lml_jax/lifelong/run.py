@@ -24,7 +24,7 @@ from lml_jax.lifelong.score import Score, Scores, class_accuracy
 from lml_jax.types import Batch, Key, LifelongLearner, LifelongState, Params, Task
 
 
-def run(
+def run_stream(
     learner: LifelongLearner,
     stream: Stream,
     key: Key,
@@ -82,7 +82,7 @@ def run(
         ...                            train_per_class=15)
         >>> few_shot = maml(nets.mlp([8], 4), optax.sgd(0.1), steps=1)
         >>> learner = lifelong_maml(few_shot, optax.adam(1e-2), label_space_of(stream))
-        >>> run(learner, stream, jax.random.key(0), steps=2).R.shape
+        >>> run_stream(learner, stream, jax.random.key(0), steps=2).R.shape
         (3, 2)
     """
     check_positive(steps=steps, chunk=chunk)

@@ -13,7 +13,7 @@ from lml_jax.generative.conditioning import as_float, joined
 from lml_jax.losses import labelled
 from lml_jax.metrics.fewshot import accuracy
 from lml_jax.metrics.trained import classifier
-from lml_jax.types import Batch, Generator, Key, Net, Task
+from lml_jax.types import Batch, Key, Net, Task, TaskGenerator
 
 
 class Strength(NamedTuple):
@@ -28,7 +28,7 @@ class Strength(NamedTuple):
 Augment = Callable[[Any, Batch, Strength, Key], Batch]
 
 
-def generated(generator: Generator, *, n: int) -> Augment:
+def generated(generator: TaskGenerator, *, n: int) -> Augment:
     """n samples under the code of the support set.
 
     Example:

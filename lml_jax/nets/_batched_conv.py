@@ -12,10 +12,12 @@ primitive; and `vmap` either widens an axis that two of the three share (no task
 long as one of them is common to all tasks) or multiplies the number of tasks.
 
 How it is lowered for CPU was chosen by measurement on two cores. For other platforms it is patches
-and one batched matrix product, which has not been measured.
+and one batched matrix product; `lowering` selects another one, so that they can be compared.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -25,6 +27,8 @@ from jax import Array, lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.typing import ArrayLike
+
+from lml_jax.checks import known
 
 # x [t, n, H, W, i], w [t, a, b, i, o], y [t, n, h, w, o]: the two that are given, for each output.
 _INPUTS = {"y": ("x", "w"), "x": ("w", "y"), "w": ("x", "y")}
@@ -72,7 +76,37 @@ def conv2d(x: ArrayLike, w: ArrayLike, *, stride: int = 1) -> Array:
         raise ValueError(f"stride must be at least 1, got {stride}")
     x, w = _like(x[None], w), _like(w[None], x)
     sizes = {"stride": stride, "image": x.shape[2:4], "kernel": w.shape[1:3]}
-    return _conv_p.bind(x, w, out="y", **sizes)[0]
+    return _conv_p.bind(x, w, out="y", lowering=_chosen.value, **sizes)[0]
+
+
+# Part of the key of every jit cache: a function traced under one lowering is traced again under
+# another.
+_chosen = jax.make_user_context(default_value=None)
+
+
+@contextmanager
+def lowering(name: str | None) -> Iterator[None]:
+    """Lower every `conv2d` that is traced inside, and its derivatives, in one given way.
+
+    It is for measurements: the result is the same up to rounding, the time is not.
+
+    Args:
+      name: "patches", patches and one batched matrix product; "grouped", one convolution with a
+        group of channels per task, and its transposes; "vmap", the same, but with gradients that
+        are `vmap` of one task's; "loop", a `lax.map` over tasks; "unrolled", one convolution per
+        task, side by side in the program; None, what is chosen for the platform.
+
+    Raises:
+      ValueError: for an unknown name.
+
+    Example:
+      >>> with lowering("grouped"):
+      ...     y = jax.jit(conv2d)(jnp.ones((1, 8, 8, 1)), jnp.ones((3, 3, 1, 4)))
+      >>> y.shape
+      (1, 8, 8, 4)
+    """
+    with _chosen(None if name is None else known(name, LOWERINGS, what="lowering")):
+        yield
 
 
 def _like(a: Array, other: Array) -> Array:
@@ -98,7 +132,7 @@ def _out_shape(
     return (a.shape[0], *kernel, a.shape[4], b.shape[4])
 
 
-def _abstract(a: Any, b: Any, *, out: str, **sizes: Any) -> Any:
+def _abstract(a: Any, b: Any, *, out: str, lowering: str | None, **sizes: Any) -> Any:
     return a.update(shape=_out_shape(out, a, b, **sizes), weak_type=False)
 
 
@@ -138,6 +172,42 @@ def _unfold(v: Array, axis: int, size: int) -> Array:
 def _native(a: Array, b: Array, *, out: str, **sizes: Any) -> Array:
     """One ordinary convolution a task, side by side in the program."""
     return jnp.stack([_native_one(a[t], b[t], out=out, **sizes) for t in range(a.shape[0])])
+
+
+def _vmapped(a: Array, b: Array, *, out: str, **sizes: Any) -> Array:
+    """Each of the three forms by `vmap`: a grouped convolution with the form's own window."""
+    return jax.vmap(lambda a, b: _native_one(a, b, out=out, **sizes))(a, b)
+
+
+def _grouped(a: Array, b: Array, *, out: str, **sizes: Any) -> Array:
+    """One convolution for all tasks, each a group of channels, and the transposes JAX makes of it.
+
+    XLA recognises these transposes as the gradients of a convolution.
+    """
+    convolve = jax.vmap(lambda x, w: _native_one(x, w, out="y", **sizes))
+    return _transposes_of(convolve, a, b, out, **sizes)
+
+
+def _loop(a: Array, b: Array, *, out: str, **sizes: Any) -> Array:
+    """One ordinary convolution a task, or a transpose of it, one after another."""
+
+    def one(ab: tuple[Array, Array]) -> Array:
+        def convolve(x: Array, w: Array) -> Array:
+            return _native_one(x[0], w[0], out="y", **sizes)[None]
+
+        a, b = ab
+        return _transposes_of(convolve, a[None], b[None], out, **sizes)[0]
+
+    return lax.map(one, (a, b))
+
+
+def _transposes_of(convolve: Any, a: Array, b: Array, out: str, **sizes: Any) -> Array:
+    """`convolve`(x, w), or its transpose to x or w."""
+    if out == "y":
+        return convolve(a, b)
+    given = (lambda x: convolve(x, a)) if out == "x" else (lambda w: convolve(a, w))
+    wanted = jax.ShapeDtypeStruct(_out_shape(out, a, b, **sizes), a.dtype)
+    return jax.linear_transpose(given, wanted)(b)[0]
 
 
 def _native_one(
@@ -270,15 +340,31 @@ def _cpu(a: Array, b: Array, *, out: str, **sizes: Any) -> Array:
     return (_patches if patches else _native)(a, b, out=out, **sizes)
 
 
+LOWERINGS = {
+    "patches": _patches,
+    "grouped": _grouped,
+    "vmap": _vmapped,
+    "loop": _loop,
+    "unrolled": _native,
+}
+
+
+def _lowered(default: Any) -> Any:
+    def lowered(a: Array, b: Array, *, lowering: str | None, **params: Any) -> Array:
+        return (default if lowering is None else LOWERINGS[lowering])(a, b, **params)
+
+    return mlir.lower_fun(lowered, multiple_results=False)
+
+
 def _impl(*args: Array, **params: Any) -> Array:
     return _jitted(*args, **params)
 
 
 _conv_p = Primitive("lml_conv2d")
-_jitted = jax.jit(_conv_p.bind, static_argnames=("out", "stride", "image", "kernel"))
+_jitted = jax.jit(_conv_p.bind, static_argnames=("out", "lowering", "stride", "image", "kernel"))
 _conv_p.def_impl(_impl)
 _conv_p.def_abstract_eval(_abstract)
 ad.defbilinear(_conv_p, partial(_transpose, 0), partial(_transpose, 1))
 batching.primitive_batchers[_conv_p] = _batch
-mlir.register_lowering(_conv_p, mlir.lower_fun(_patches, multiple_results=False))
-mlir.register_lowering(_conv_p, mlir.lower_fun(_cpu, multiple_results=False), platform="cpu")
+mlir.register_lowering(_conv_p, _lowered(_patches))
+mlir.register_lowering(_conv_p, _lowered(_cpu), platform="cpu")

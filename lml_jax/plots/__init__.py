@@ -9,3 +9,4 @@ from lml_jax.plots.speed import rates as rates
 from lml_jax.plots.stream import accuracy_over_stream as accuracy_over_stream
 from lml_jax.plots.stream import heatmap as heatmap
 from lml_jax.plots.style import save as save
+from lml_jax.plots.summary import summary as summary

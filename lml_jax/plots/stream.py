@@ -30,7 +30,7 @@ def heatmap(run: Run, *, key: str = "R") -> Figure:
 
     Raises: ValueError if the run has no `key`, or its shape is not [T + 1, T].
     """
-    r = _matrix(run, key)
+    r = matrix(run, key)
     tasks = r.shape[1]
     side = min(3.0 + 0.45 * tasks, 8.0)
     figure = Figure(figsize=(side + 1.0, side), layout="constrained")
@@ -76,7 +76,7 @@ def accuracy_over_stream(runs: Runs, *, key: str = "R") -> Figure:
     records = records_of(runs)
     learners = list(dict.fromkeys(str(run["learner"]) for run in records))
     having = [run for run in records if run.get(key) is not None]
-    matrices = [(str(run["learner"]), _matrix(run, key)) for run in having]
+    matrices = [(str(run["learner"]), matrix(run, key)) for run in having]
     if not matrices:
         raise ValueError(f"none of the {len(records)} runs has {key!r}")
     settings = {(run.get("data"), run.get("scenario")) for run in records}
@@ -88,7 +88,7 @@ def accuracy_over_stream(runs: Runs, *, key: str = "R") -> Figure:
     x = np.arange(1, tasks + 1)
     ends = []
     for n, learner in enumerate(learners):
-        seeds = np.array([_seen_so_far(r) for name, r in matrices if name == learner])
+        seeds = np.array([seen_so_far(r) for name, r in matrices if name == learner])
         if seeds.size == 0:
             continue
         # np.mean, not nanmean: a mean over the seeds that happen to be defined would mislead.
@@ -110,7 +110,8 @@ def accuracy_over_stream(runs: Runs, *, key: str = "R") -> Figure:
     return figure
 
 
-def _matrix(run: Run, key: str) -> NDArray[np.float64]:
+def matrix(run: Run, key: str) -> NDArray[np.float64]:
+    """The matrix of scores [T + 1, T] under `key`; ValueError for none, or another shape."""
     if run.get(key) is None:
         raise ValueError(f"the run of {run.get('learner')!r} has no {key!r}")
     r = floats(run[key])
@@ -119,7 +120,8 @@ def _matrix(run: Run, key: str) -> NDArray[np.float64]:
     return r
 
 
-def _seen_so_far(r: NDArray[np.float64]) -> NDArray[np.float64]:
+def seen_so_far(r: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean score of the tasks seen after each task, [T]."""
     return np.array([r[i, :i].mean() for i in range(1, len(r))])
 
 

@@ -1,6 +1,9 @@
 """The command line in this process, on settings small enough for a test."""
 
+import io
 import json
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -8,10 +11,15 @@ import pytest
 from matplotlib.image import imread
 
 from lml_jax import cli
+from lml_jax.experiments import registry
+from lml_jax.experiments.fewshot.learners import few_shot_learners
+from lml_jax.experiments.lifelong import pretrain
+from lml_jax.lifelong.finetune import finetune
 
 SMALL = [
     "--tasks", "2", "--classes-per-task", "2", "--steps", "2", "--train-per-class", "12",
-    "--meta-batch", "2", "--history-batch", "4", "--capacity", "8",
+    "--meta-batch", "2", "--past-batch", "4", "--capacity", "8",
+    "--start-steps", "2", "--start-ways", "4", "--test-per-class", "8",
 ]  # fmt: skip
 
 
@@ -20,13 +28,25 @@ def run(monkeypatch, *arguments):
     cli.main()
 
 
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path_factory):
+    """What is meta-trained here is not left for a run with the same settings elsewhere."""
+    folder = tmp_path_factory.getbasetemp() / "starts"
+    monkeypatch.setattr(pretrain, "cache_dir", lambda: folder)
+
+
 def test_lifelong_writes_what_it_promises(monkeypatch, tmp_path, capsys):
     out = tmp_path / "run"
     with pytest.warns(RuntimeWarning, match="the generator has collapsed"):
-        run(monkeypatch, "lifelong", "--out", out, "--seeds", "3", *SMALL)
+        run(monkeypatch, "lifelong", "--out", out, "--seeds", "3", "--start", "parameters", *SMALL)
     runs = json.loads((out / "metrics.json").read_text())["runs"]
     every = ("lifelong-maml", "memory", "lifelong-gan", "lifelong-vaml", "finetune", "joint")
     assert [(r["learner"], r["seed"]) for r in runs] == [(name, 3) for name in every]
+    starts = {r["learner"]: r["start"] for r in runs}
+    assert starts == {name: "embedding" if name == "memory" else "classifier" for name in every}
+    assert {r["learner"]: r["bound"] for r in runs if r["bound"]} == {
+        "finetune": "lower", "joint": "upper",
+    }  # fmt: skip
     for r in runs:
         R = r["R"]
         assert [len(row) for row in R] == [2, 2, 2]
@@ -37,25 +57,86 @@ def test_lifelong_writes_what_it_promises(monkeypatch, tmp_path, capsys):
         assert r["fwt"] is None
         assert r["fwt_adapted"] is not None
         assert r["config"]["tasks"] == 2
-        assert set(r["seconds"]) == {"compile", "train", "eval"}
+        assert r["config"]["reduction"] == ("normalised" if r["learner"] == every[0] else "mean")
+        assert set(r["seconds"]) == {"setup", "compile", "train", "eval"}
         assert r["bytes"]["params"] > 0
         assert r["intransigence"] is not None
+        assert r["data_made"]["train"]["classes"] > 100
+        assert "pillow" in r["data_made"]["made_with"]
         makes = r["learner"] in ("lifelong-gan", "lifelong-vaml")
-        assert (r["bytes"]["generator"] > 0) == ("spread" in r) == makes
+        assert ("diversity" in r) == makes
         assert (r["bytes"]["bank"] == 0) == makes
-        assert not makes or f"({r['learner']}, seed 3, after task 2)" in r["warning"]
+        assert not makes or f"({r['learner']}, seed 3, after task 2)" in r["warnings"][-1]
     figures = ["R_lifelong-maml", "R_joint", "accuracy_over_stream", "adapted_over_stream"]
     figures += [f"samples_lifelong-{g}_seed3_task{i}" for g in ("gan", "vaml") for i in (1, 2)]
-    for name in figures:
+    for name in [*figures, "summary"]:
         assert imread(out / f"{name}.png").std() > 0
-    assert "lifelong-maml" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    for text in ("finetune (lower bound)", "joint (upper bound)", "parameters meta-trained on"):
+        assert text in table
+
+
+def test_a_learner_of_the_users_own_runs_by_name(monkeypatch, tmp_path, capsys):
+    def mine(c: registry.Context):
+        assert c.plan.options == {"strength": 0.5}
+        return finetune(c.classifier, c.tx, c.space)
+
+    entry = registry.LifelongEntry(mine, "my learner", options={"strength": 1.0})
+    monkeypatch.setitem(registry.lifelong_learners, "mine", entry)
+    run(monkeypatch, "lifelong", "--out", tmp_path / "run", "--learners", "mine", "--from-scratch",
+        "--options", "mine.strength=0.5", *SMALL)  # fmt: skip
+    (record,) = json.loads((tmp_path / "run" / "metrics.json").read_text())["runs"]
+    assert (record["learner"], record["start"]) == ("mine", "random")
+    assert record["config"]["options"] == {"strength": 0.5}
+    assert "mine" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="did you mean 'strength'"):
+        run(monkeypatch, "lifelong", "--out", tmp_path / "no", "--learners", "mine", "--options",
+            "mine.strenght=0.5", *SMALL)  # fmt: skip
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "lifelong", "--help")
+    assert "mine" in capsys.readouterr().out
+
+
+def test_a_few_shot_learner_and_data_of_the_users_own_run_by_name(monkeypatch, tmp_path):
+    fewer = registry.datasets["glyphs"]._replace(made_with=())
+    monkeypatch.setitem(registry.datasets, "mine", fewer)
+    monkeypatch.setitem(registry.few_shot_learners, "mine", few_shot_learners["fomaml"])
+    run(monkeypatch, "fewshot", "--out", tmp_path / "run", "--data", "mine", "--learner", "mine",
+        "--steps", "2", "--filters", "8", "--meta-batch", "2", "--episodes", "5", "--queries", "2",
+        "--test-inner-steps", "1", "--report-step", "1")  # fmt: skip
+    record = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (record["learner"], record["data"]) == ("mine", "mine")
+
+
+def test_a_name_that_is_in_no_dictionary_never_runs(monkeypatch, tmp_path):
+    """A name that is only an argument cannot fall through to another algorithm."""
+    for command in (["lifelong", "--learners", "ewc"], ["fewshot", "--learner", "anil"]):
+        with pytest.raises(SystemExit, match=r"unknown learner '(ewc|anil)'"):
+            run(monkeypatch, *command, "--out", tmp_path / "run")
+
+
+def test_learners_and_seeds_are_added_to_a_finished_run(monkeypatch, tmp_path):
+    out = tmp_path / "run"
+    common = ["lifelong", "--out", out, "--from-scratch", *SMALL]
+    run(monkeypatch, *common, "--learners", "finetune")
+    first = json.loads((out / "metrics.json").read_text())["runs"]
+    run(monkeypatch, *common, "--resume", "--learners", "joint", "--seeds", "0", "1")
+    runs = json.loads((out / "metrics.json").read_text())["runs"]
+    assert [(r["learner"], r["seed"]) for r in runs] == [
+        ("finetune", 0), ("joint", 0), ("joint", 1),
+    ]  # fmt: skip
+    same = {k: v for k, v in runs[0].items() if not k.startswith("intransigence")}
+    assert same == {k: v for k, v in first[0].items() if not k.startswith("intransigence")}
+    assert runs[0]["intransigence"] is not None  # now that there is a run to compare with
+    with pytest.raises(SystemExit, match="with other settings: meta_batch is 2 there, 3 here"):
+        run(monkeypatch, *common, "--resume", "--learners", "finetune", "--meta-batch", "3")
 
 
 @pytest.mark.parametrize("scenario", ["domain", "task"])
 def test_other_scenarios(monkeypatch, tmp_path, scenario):
     out = tmp_path / scenario
     run(monkeypatch, "lifelong", "--out", out, "--scenario", scenario,
-        "--learners", "lifelong-maml", "finetune", *SMALL)  # fmt: skip
+        "--learners", "lifelong-maml", "finetune", "--from-scratch", *SMALL)  # fmt: skip
     runs = json.loads((out / "metrics.json").read_text())["runs"]
     assert {r["scenario"] for r in runs} == {scenario}
     assert all(r["fwt"] is not None for r in runs)
@@ -99,8 +180,8 @@ def test_every_few_shot_learner_on_sine(monkeypatch, tmp_path, learner):
             r"lambda must be in \(0, 1\], got 1.5",
         ),
         (["lifelong", "--tasks", "0"], "an empty stream: 0 tasks"),
-        (["lifelong", "--tasks", "99"], "99 tasks asked for, but only"),
-        (["lifelong", "--train-per-class", "20"], "expected 1..19, got 20"),
+        (["lifelong", "--tasks", "999"], "999 tasks asked for, but only"),
+        (["lifelong", "--data", "digits", "--train-per-class", "200"], "expected 1..173, got 200"),
         (["lifelong", "--steps", "0"], "steps must be at least 1, got 0"),
         (["fewshot", "--ways", "100000"], "100000 ways asked for, but there are only"),
         (["fewshot", "--queries", "20"], r"1 shots \+ 20 queries = 21"),
@@ -108,8 +189,35 @@ def test_every_few_shot_learner_on_sine(monkeypatch, tmp_path, learner):
         (["fewshot", "--batch-statistics", "groop"], "did you mean 'group'"),
         (["fewshot", "--report-step", "11"], "report_step must be in 0..10"),
         (["fewshot", "--test-shots", "0"], "test_shots must be at least 1, got 0"),
-        (["lifelong", "--form", "normalized"], "did you mean 'normalised'"),
-        (["lifelong", "--keep-generator", "aline"], "did you mean 'align'"),
+        (["lifelong", "--reduction", "normalized"], "did you mean 'normalised'"),
+        (["lifelong", "--retention", "aline"], "did you mean 'align'"),
+        (["lifelong", "--net", "conv5"], "did you mean 'conv4'"),
+        (["lifelong", "--start", "feature"], "did you mean 'features'"),
+        (["lifelong", "--start", "features", "--jitter"], "start must be parameters where the str"),
+        (["lifelong", "--few-shot", "maml"], "unknown few-shot learner with an embedding 'maml'"),
+        (["lifelong", "--data-dir", "here"], "'glyphs' reads no folder; expected data among omn"),
+        (["fewshot", "--data-dir", "here"], "'glyphs' reads no folder"),
+        (["fewshot", "--data", "mnist"], "'mnist' has no classes to meta-train on; data for few-"),
+        (["lifelong", "--data", "sine"], "'sine' has no classes; data for streams: glyphs"),
+        (["lifelong", "--seeds", "-1"], "seeds must be in 0..4294967295, got -1"),
+        (["lifelong", "--seeds", "1", "2", "1"], r"seeds must differ, got 1 twice"),
+        (["lifelong", "--seeds"], "nothing to run: no seeds"),
+        (["lifelong", "--learners"], "nothing to run"),
+        (["lifelong", "--learners", "joint", "joint"], "learners must differ, got joint, joint"),
+        (["lifelong", "--meta-batch", "0"], "meta_batch must be at least 1, got 0"),
+        (["lifelong", "--outer-rate", "-1"], "outer_rate must be a finite number above 0, got -1"),
+        (
+            ["lifelong", "--inner-rate", "nan"],
+            "inner_rate must be a finite number above 0, got nan",
+        ),
+        (["lifelong", "--save-every", "-1"], "save_every must be at least 0 seconds, got -1"),
+        (["lifelong", "--options", "joint.x=1"], "joint has no options of its own"),
+        (["lifelong", "--options", "x"], "expected options as LEARNER.OPTION=VALUE, got 'x'"),
+        (["fewshot", "--outer-rate", "-0.1"], "outer_rate must be a finite number above 0"),
+        (["fewshot", "--clip", "-1"], "clip must be a finite number above 0, got -1"),
+        (["fewshot", "--minutes", "-1"], "minutes must be above 0, got -1"),
+        (["fewshot", "--meta-batch", "0"], "meta_batch must be at least 1, got 0"),
+        (["fewshot", "--seed", "-1"], "seed must be at least 0, got -1"),
         (["fewshot", "--data", "omniglot", "--split", "vinals"], "did you mean 'vinyals'"),
         (["reproduce", "sine"], "unknown recipe 'sine'"),
     ],
@@ -124,7 +232,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(monkeypatch, tmp_path, argumen
 
 def test_data_that_is_not_prepared_names_the_command(monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match="download_and_prepare"):
-        run(monkeypatch, "lifelong", "--data", "mnist", "--data-dir", tmp_path / "none",
+        run(monkeypatch, "lifelong", "--data", "mnist", "--data-dir", str(tmp_path / "none"),
             "--out", tmp_path / "run")  # fmt: skip
 
 
@@ -144,7 +252,7 @@ def test_a_run_that_diverges_keeps_its_last_good_state(monkeypatch, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(SystemExit, match="not finite at step"):
         run(monkeypatch, "lifelong", "--out", out, "--outer-rate", "1e30", "--learners", "finetune",
-            *SMALL, "--steps", "4")  # fmt: skip
+            "--from-scratch", *SMALL, "--steps", "4")  # fmt: skip
     everything = json.loads((out / "metrics.json").read_text())
     (record,) = everything["runs"]
     assert record["tasks_finished"] < 2
@@ -158,3 +266,36 @@ def test_a_run_that_diverges_keeps_its_last_good_state(monkeypatch, tmp_path):
     assert (tmp_path / "sine" / "last_good.npz").exists()
     record = json.loads((tmp_path / "sine" / "metrics.json").read_text())
     assert "not finite at step" in record["diverged"]
+
+
+def test_help_lists_every_choice(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(monkeypatch, "lifelong", "--help")
+    assert end.value.code == 0
+    text = "".join(capsys.readouterr().out.split())
+    for names in ("glyphs,omniglot,mnist,digits", "class,domain,task", "quick,full",
+                  "mlp,conv4,convnet,linear", "features,parameters",
+                  ",".join(registry.lifelong_learners).replace(",", "")):  # fmt: skip
+        assert names.replace(",", "") in text.replace(",", "").replace("│", "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_output_that_is_not_unicode_loses_no_result(encoding):
+    buffer = io.BytesIO()
+    stream = io.TextIOWrapper(buffer, encoding=encoding)
+    old, sys.stdout = sys.stdout, stream
+    try:
+        cli.show("98.7 ± 0.4 % λ")
+    finally:
+        sys.stdout = old
+    assert b"98.7" in buffer.getvalue()
+
+
+def test_the_list_of_recipes_in_an_ascii_terminal():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    done = subprocess.run(
+        [sys.executable, "-m", "lml_jax", "reproduce", "--list"],
+        env=environment, capture_output=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"sine-maml" in done.stdout

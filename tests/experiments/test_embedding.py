@@ -1,6 +1,7 @@
-"""Recipes of the learners that classify in an embedding, from training to their figures."""
+"""Learners that classify in an embedding, from training to their figures."""
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +10,20 @@ import pytest
 from matplotlib.image import imread
 
 from lml_jax import nets
-from lml_jax.classifiers import gaussian, nearest_mean, no_moments
 from lml_jax.data.arrays import from_arrays
+from lml_jax.experiments import runner
 from lml_jax.experiments.fewshot import sequence
 from lml_jax.experiments.fewshot import ways_and_shots as cells
 from lml_jax.experiments.fewshot.embedding import embed, frozen
 from lml_jax.experiments.fewshot.run import run_fewshot
-from lml_jax.experiments.fewshot.settings import FewShot, checked
+from lml_jax.experiments.fewshot.settings import FewShot
+from lml_jax.heads import empty, gaussian, lda, nearest_mean, ridge
 
 SMALL = FewShot(train_ways=3, filters=8, steps=2, shots=2, train_queries=2, episodes=20, queries=2)
 
 
 def small(**changes):
-    return FewShot(**{**SMALL.__dict__, **changes})
+    return replace(SMALL, **changes)
 
 
 def blobs(classes=8, n=20, d=6):
@@ -43,14 +45,15 @@ def test_fewshot_trains_and_tests_it(learner, tmp_path):
 
 def test_cells_come_from_one_network(tmp_path):
     settings = small(learner="protonet")
-    report = cells.cells(settings, of=[(2, 1), (4, 2)])(tmp_path / "run")
-    assert [line.split()[:2] for line in report.splitlines()[1:]] == [
+    both, one = (cells.cells(of=of) for of in ([(2, 1), (4, 2)], [(2, 1)]))
+    record = runner.run(both, settings, tmp_path / "run", progress=False)
+    assert [line.split()[:2] for line in both.table(record).splitlines()] == [
         ["2-way", "1-shot"], ["4-way", "2-shot"],
     ]  # fmt: skip
     written = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert [(c["ways"], c["shots"]) for c in written["cells"]] == [(2, 1), (4, 2)]
-    again = cells.score_cells(settings, tmp_path / "run" / "train" / "params.npz", of=[(2, 1)])
-    assert again[0]["accuracy"] == written["cells"][0]["accuracy"]
+    again = runner.run(one, settings, tmp_path / "again", progress=False)
+    assert again["cells"][0]["accuracy"] == written["cells"][0]["accuracy"]
 
 
 def test_an_embedding_of_frozen_statistics_is_that_of_the_image_alone():
@@ -67,8 +70,10 @@ def test_order_changes_no_prediction_and_the_oracle_has_no_lead(monkeypatch):
     monkeypatch.setattr(sequence, "LENGTHS", (2, 6))
     data = blobs()
     heads = {
-        "near": (nearest_mean(6), {}),
-        "map": (gaussian(6, predictive="map"), gaussian(6).init()),
+        "near": (nearest_mean(), {}),
+        "map": (gaussian(predictive="map"), gaussian().params()),
+        "lda": (lda(), lda().params()),
+        "ridge": (ridge(), ridge().params()),
     }
     for seed in range(3):
         for of in sequence.one_draw(data, heads, seed, random=True).values():
@@ -85,7 +90,7 @@ def test_more_stored_images_recall_more(monkeypatch):
         noisy.x + 3 * jax.random.normal(jax.random.key(2), noisy.x.shape),
         jnp.repeat(jnp.arange(8), 20),
     )
-    got = sequence.recall(noisy, 784, {"nearest mean": (nearest_mean(6), {})}, draws=5)
+    got = sequence.recall(noisy, 784, {"nearest mean": (nearest_mean(), {})}, draws=5)
     assert got["samples"]["nearest mean"][0] + 0.1 < got["samples"]["nearest mean"][-1]
     assert got["bytes"] == [6 * 784 * k for k in sequence.STORED]
     assert got["statistics"]["nearest mean"]["bytes"] == 4 * 6 * 7
@@ -93,8 +98,8 @@ def test_more_stored_images_recall_more(monkeypatch):
 
 def test_learning_goes_on_where_it_stopped():
     z = jax.random.normal(jax.random.key(0), (4, 3, 5))
-    whole = sequence.learn(no_moments(4, 5), z, jnp.arange(4))
-    half = sequence.learn(no_moments(4, 5), z[:2], jnp.arange(2))
+    whole = sequence.learn(empty(4, 5, scatter=True), z, jnp.arange(4))
+    half = sequence.learn(empty(4, 5, scatter=True), z[:2], jnp.arange(2))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
         sequence.learn(half, z[2:], jnp.arange(2, 4)),
@@ -107,29 +112,11 @@ def test_the_sequence_end_to_end(tmp_path, monkeypatch, tfds_dir):
     settings = small(
         learner="gemcl", data="omniglot", split="background/evaluation", data_dir=tfds_dir
     )
-    report = sequence.sequence(settings, draws=2)(tmp_path / "run")
+    report = runner.over_seeds(sequence.sequence(draws=2), settings)(tmp_path / "run")
     assert "first 600 classes" in report
-    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    folder = tmp_path / "run" / "seed0"
+    written = json.loads((folder / "metrics.json").read_text())
     assert len(written["accuracy"]["random"]["nearest mean"]["test"]) == 2
+    assert written["seconds"]["train"] > 0
     for figure in ("sequence", "recall"):
-        assert imread(tmp_path / "run" / f"{figure}.png").std() > 0
-
-
-def test_a_seed_is_scored_with_its_own_settings(tmp_path, monkeypatch):
-    used = []
-    for name in ("run_fewshot", "score_sequence"):
-        monkeypatch.setattr(sequence, name, lambda of, *_, **__: used.append(of.seed) or {})
-    monkeypatch.setattr(sequence, "write", lambda folder, result: "")
-    sequence.sequence(small(seed=7), seeds=2)(tmp_path / "run")
-    assert used == [0, 0, 1, 1]
-
-
-def test_bad_settings_are_named():
-    with pytest.raises(ValueError, match="expected data other than 'sine'"):
-        checked(FewShot(learner="protonet", data="sine"))
-    with pytest.raises(ValueError, match="batch statistics of protonet 'transductive'"):
-        checked(FewShot(learner="protonet", batch_statistics="transductive"))
-    with pytest.raises(ValueError, match="train_ways must be the same, got 20"):
-        checked(FewShot(learner="maml", train_ways=20))
-    with pytest.raises(ValueError, match="did you mean 'halving'"):
-        checked(FewShot(schedule="halve"))
+        assert imread(folder / f"{figure}.png").std() > 0

@@ -18,8 +18,8 @@ COMMANDS = {
     ],
     "lifelong": [
         "lifelong", "--learners", "lifelong-maml", "--tasks", "2", "--classes-per-task", "2",
-        "--steps", "100", "--train-per-class", "12", "--meta-batch", "2", "--history-batch", "4",
-        "--capacity", "8",
+        "--steps", "100", "--train-per-class", "12", "--meta-batch", "2", "--past-batch", "4",
+        "--capacity", "8", "--from-scratch",
     ],
 }  # fmt: skip
 
@@ -122,5 +122,5 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, compiled):
     errors = process.communicate()[1]
     assert process.returncode == 1
     assert "stopped by SIGTERM; saved up to step" in errors
-    assert "--resume goes on from there" in errors
+    assert "continue with --resume" in errors
     assert not (run[1] / "metrics.json").exists()

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from lml_jax.lifelong.baselines import finetune, joint
 
 from lml_jax import nets
 from lml_jax.data.arrays import from_arrays
@@ -15,7 +16,6 @@ from lml_jax.generative.vaml.stream import vaml_stream
 from lml_jax.learners.gemcl import gemcl
 from lml_jax.learners.maml import maml
 from lml_jax.learners.protonet import protonet
-from lml_jax.lifelong.baselines import finetune, joint
 from lml_jax.lifelong.generative_replay import lifelong_generative
 from lml_jax.lifelong.label_space import head_of
 from lml_jax.lifelong.lifelong_maml import lifelong_maml

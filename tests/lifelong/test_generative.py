@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from lml_jax.lifelong.baselines import finetune
 
 from lml_jax import losses, metrics, nets, train
 from lml_jax.data.arrays import from_arrays
@@ -13,7 +14,6 @@ from lml_jax.data.streams import class_incremental
 from lml_jax.generative.conditioning import joined
 from lml_jax.generative.gan.gan import conditional_gan
 from lml_jax.learners.maml import maml
-from lml_jax.lifelong.baselines import finetune
 from lml_jax.lifelong.generative_replay import lifelong_generative
 from lml_jax.lifelong.label_space import Head, head_of
 from lml_jax.lifelong.run import run_stream

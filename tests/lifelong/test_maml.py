@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from lml_jax.lifelong.baselines import joint
 
 from lml_jax import losses, nets
 from lml_jax.learners.maml import maml
 from lml_jax.lifelong import history
-from lml_jax.lifelong.baselines import joint
 from lml_jax.lifelong.label_space import Head
 from lml_jax.lifelong.lifelong_maml import lifelong_maml
 from lml_jax.types import Batch, Task

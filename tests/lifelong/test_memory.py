@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from lml_jax.lifelong._draws import contents, draw
 
 from lml_jax import nets
 from lml_jax.data.arrays import from_arrays
@@ -13,7 +14,6 @@ from lml_jax.data.streams import class_incremental, domain_incremental
 from lml_jax.learners.gemcl import gemcl
 from lml_jax.learners.matching import matching
 from lml_jax.learners.protonet import protonet
-from lml_jax.lifelong._draws import contents, draw
 from lml_jax.lifelong.label_space import head_of
 from lml_jax.lifelong.memory_replay import memory_learner
 from lml_jax.lifelong.run import run_stream

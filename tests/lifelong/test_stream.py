@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from lml_jax.lifelong.baselines import finetune, joint
 
 from lml_jax import metrics, nets, train
 from lml_jax.data.arrays import from_arrays
 from lml_jax.data.episodes import episodes
 from lml_jax.data.streams import class_incremental, domain_incremental, permuted
 from lml_jax.learners.maml import maml
-from lml_jax.lifelong.baselines import finetune, joint
 from lml_jax.lifelong.label_space import Head, head_of
 from lml_jax.lifelong.lifelong_maml import lifelong_maml
 from lml_jax.lifelong.run import run_stream, score

@@ -154,6 +154,31 @@ def test_freezing_again_measures_anew_and_statistics_are_not_trained():
     assert nets.conv4(None, norm="group").freeze is None
 
 
+def test_a_convnet_of_listed_blocks_does_not_mix_its_images():
+    x = jax.random.uniform(jax.random.key(0), (3, 12, 12))
+    blocks = [nets.Block(8, stride=2), nets.Block(16, pool=True)]
+    net = nets.convnet(None, blocks)
+    params = net.init(jax.random.key(1), x)
+    together = net.apply(params, x)
+    assert together.shape == (3, 3 * 3 * 16)
+    np.testing.assert_allclose(net.apply(params, x[1:2]), together[1:2], rtol=1e-4, atol=1e-5)
+    headed = nets.convnet(5, blocks)
+    assert headed.apply(headed.init(jax.random.key(1), x), x).shape == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"blocks": []}, "at least one block"),
+        ({"blocks": [nets.Block(12)]}, "multiple of group_size 8, got 12"),
+        ({"outputs": 0}, "outputs must be at least 1, got 0"),
+    ],
+)
+def test_bad_blocks_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        nets.convnet(**{"outputs": None, **options})
+
+
 def test_channels_first_images_are_refused_and_channels_can_be_said():
     """[n, 3, 84, 84] is not 84 channels of 3 x 84 images."""
     net, x = nets.conv4(2, filters=8), jnp.zeros((2, 3, 84, 84))

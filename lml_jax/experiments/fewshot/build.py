@@ -1,94 +1,147 @@
-"""What the settings of a few-shot run are built into: network, learner, outer rule, loss.
-
-All take checked settings, in which nothing is None.
-"""
+"""From the plan of a few-shot run to its tasks, network, learner, update rule and loss."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
+import jax
 import optax
 
-from lml_jax import inner, losses, nets, train
-from lml_jax.experiments.fewshot.settings import METRIC
-from lml_jax.learners.gemcl import gemcl
-from lml_jax.learners.maml import maml
-from lml_jax.learners.matching import matching
-from lml_jax.learners.protonet import protonet
-from lml_jax.learners.reptile import reptile, surrogate
-from lml_jax.types import ExampleLoss, Learner, Loss, Net
+from lml_jax import evaluate, losses, nets
+from lml_jax.data.arrays import rotations
+from lml_jax.data.episodes import episodes
+from lml_jax.execution import Execution, execution
+from lml_jax.experiments.datasets import DataRequest
+from lml_jax.experiments.fewshot.learners import FewShotContext, OuterContext
+from lml_jax.experiments.fewshot.settings import Plan
+from lml_jax.experiments.progress import Sampler
+from lml_jax.types import Dataset, ExampleLoss, Learner, Loss, Net
 
-HALVED_EVERY = 2000  # steps, in Snell et al. 2017
+HALVED_EVERY = 2000  # updates, in Snell et al. 2017
+TURNED = ("maml-random", "vinyals")  # splits whose protocols turn characters at test too
 
 
-def network_of(settings: Any) -> Net:
-    """The network of the published protocol.
+class Tasks(NamedTuple):
+    """Data and samplers of training and test tasks; data of regression tasks is ()."""
 
-    1-40-40-1 for sine; conv4 for images, strided with a head for MAML, pooled without one for the
-    learners that classify in an embedding.
+    train_set: Any
+    test_set: Any
+    sample: Sampler
+    test_sample: Sampler
+
+
+def tasks_of(plan: Plan) -> Tasks:
+    """The tasks of a run."""
+    s = plan.settings
+    if plan.data.tasks is not None:
+        make = plan.data.tasks
+        return Tasks(
+            (),
+            (),
+            make(tasks=s.meta_batch, shots=s.shots, queries=s.train_queries),
+            make(tasks=1000, shots=s.test_shots, queries=s.queries),
+        )
+    # Where an embedding is compared with itself, a turned character is a class of its own.
+    turn = plan.data.turned and not plan.entry.embedding
+    train_set, test_set = image_sets(plan)
+    return Tasks(
+        jax.device_put(train_set),
+        jax.device_put(test_set),
+        episodes(
+            train_set,
+            tasks=s.meta_batch,
+            ways=s.train_ways,
+            shots=s.shots,
+            queries=s.train_queries,
+            rotate=turn,
+        ),
+        episodes(
+            test_set,
+            tasks=20,
+            ways=s.ways,
+            shots=s.test_shots,
+            queries=s.queries,
+            rotate=turn and s.split in TURNED,
+        ),
+    )
+
+
+def image_sets(plan: Plan) -> tuple[Dataset, Dataset]:
+    """Training and test classes."""
+    s, data = plan.settings, plan.data
+    assert data.background is not None
+    assert data.stream is not None
+    request = DataRequest(s.data_dir, s.split, s.size)
+    train_set, (test_set, _) = data.background(request), data.stream(request)
+    if data.turned and plan.entry.embedding and s.split in TURNED:
+        return rotations(train_set), rotations(test_set)
+    return train_set, test_set
+
+
+def network_of(plan: Plan) -> Net:
+    """The network of the published protocols.
+
+    1-40-40-1 for regression; conv4 for images, strided with a head for learners of the MAML
+    family, pooled without one for those that classify in an embedding.
     """
-    s = settings
-    if s.data == "sine":
+    s = plan.settings
+    if plan.regression:
         return nets.mlp([40, 40], 1)
     norm: nets.Norm = "group" if s.batch_statistics == "group" else "transductive"
-    if s.learner in METRIC:
+    if plan.entry.embedding:
         return nets.conv4(None, filters=s.filters, pool=True, norm=norm)
     return nets.conv4(s.ways, filters=s.filters, norm=norm)
 
 
-def learner_of(
-    settings: Any, net: Net, *, steps: int, ways: int, loss: ExampleLoss | None = None
-) -> Learner:
-    """The learner by name, with `steps` inner steps, of `ways` classes where it has no head.
+def execution_of(plan: Plan) -> Execution:
+    """Scan or loop, for the network of the plan."""
+    return execution("dense" if plan.regression else "conv", steps=plan.settings.steps)
 
-    `loss` is what the inner steps descend; None takes what suits the data.
+
+def example_loss(plan: Plan) -> ExampleLoss:
+    """The loss of one example."""
+    return losses.squared_error if plan.regression else losses.cross_entropy
+
+
+def score_of(plan: Plan) -> evaluate.QueryScore:
+    """What a test episode is scored by."""
+    return evaluate.query_squared_error if plan.regression else evaluate.query_accuracy
+
+
+def learner_of(
+    plan: Plan, net: Net, *, steps: int, ways: int, loss: ExampleLoss | None = None
+) -> Learner:
+    """The learner with `steps` inner steps, of `ways` classes where it has no head.
+
+    `loss` is minimised by the inner steps; None takes that of the data.
     """
-    embedded: dict[str, Callable[..., Learner]] = {
-        "protonet": protonet, "matching": matching, "gemcl": gemcl,
-    }  # fmt: skip
-    if settings.learner in embedded:
-        return embedded[settings.learner](net, classes=ways)
-    rate, unroll = settings.inner_rate, settings.data != "sine"
-    if loss is None:
-        loss = losses.squared_error if settings.data == "sine" else losses.cross_entropy
-    if settings.learner == "reptile":
-        # Adam without momentum, as the paper's inner loop.
-        return reptile(net, optax.adam(rate, b1=0.0), steps=steps, loss=loss, unroll=unroll)
-    rules = {
-        "meta-sgd": lambda: inner.per_parameter(rate),
-        "maml++": lambda: inner.per_layer_and_step(rate, steps=settings.inner_steps),
-    }
-    rule = rules.get(settings.learner, lambda: inner.fixed(optax.sgd(rate)))()
-    return maml(
-        net, rule, steps=steps, loss=loss, first_order=settings.learner == "fomaml", unroll=unroll
+    return plan.entry.make(
+        FewShotContext(
+            net=net,
+            ways=ways,
+            steps=steps,
+            trained_steps=plan.settings.inner_steps,
+            rate=plan.settings.inner_rate,
+            loss=loss or example_loss(plan),
+            unroll=execution_of(plan).unroll,
+        )
     )
 
 
-def outer_rule_of(settings: Any) -> optax.GradientTransformation:
-    """SGD for Reptile, else Adam; learned step sizes have a rate of their own."""
-    s = settings
-
-    def rate(start: float) -> Any:
-        return {
-            "constant": lambda: start,
-            "cosine": lambda: optax.cosine_decay_schedule(start, s.steps),
-            "halving": lambda: optax.exponential_decay(start, HALVED_EVERY, 0.5, staircase=True),
-        }[s.schedule]()
-
-    if s.learner == "reptile":
-        return optax.sgd(rate(s.outer_rate))
-    if s.learner in METRIC:
-        return optax.adam(rate(s.outer_rate))
-    rules = {
-        "theta": optax.adam(rate(s.outer_rate)),
-        "alpha": optax.adam(rate(s.step_size_rate)),
+def outer_rule_of(plan: Plan) -> optax.GradientTransformation:
+    """The update rule of the outer loop, with the schedule of its rates."""
+    s = plan.settings
+    schedules: dict[str, Callable[[float], Any]] = {
+        "constant": lambda start: start,
+        "cosine": lambda start: optax.cosine_decay_schedule(start, s.steps),
+        "halving": partial(
+            optax.exponential_decay, transition_steps=HALVED_EVERY, decay_rate=0.5, staircase=True
+        ),
     }
-    clip = optax.identity() if s.clip is None else optax.clip_by_global_norm(s.clip)
-    return optax.chain(clip, optax.multi_transform(rules, {"theta": "theta", "alpha": "alpha"}))
+    of = schedules[s.schedule]
+    return plan.entry.outer(OuterContext(of(s.outer_rate), of(s.step_size_rate), s.clip))
 
 
-def loss_of(settings: Any, learner: Learner) -> Loss:
+def loss_of(plan: Plan, learner: Learner) -> Loss:
     """What the outer loop minimises."""
-    loss = losses.squared_error if settings.data == "sine" else losses.cross_entropy
-    if settings.learner == "reptile":
-        return surrogate(learner, loss=loss)
-    return train.episode_loss(learner, loss=loss)
+    return plan.entry.loss(learner, example_loss(plan))

@@ -1,25 +1,20 @@
-"""Embeddings that are trained once and looked at often: frozen, and every image embedded once."""
+"""Trained embeddings: frozen statistics, and data whose images are embedded once."""
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from lml_jax.data.episodes import episodes
-from lml_jax.experiments.fewshot.build import learner_of, network_of
-from lml_jax.experiments.fewshot.settings import Sampler
-from lml_jax.experiments.record import load_params
+from lml_jax.experiments.fewshot.build import Tasks
+from lml_jax.experiments.fewshot.settings import Plan
 from lml_jax.types import Dataset, Key, Net, Params
 
-FEATURES = Net(init=lambda key, x: {}, apply=lambda params, x: x)  # of what is embedded already
 _IMAGES = 500  # at a time: a few hundred megabytes of activations
 
 
 def frozen(net: Net, params: Params, data: Dataset, key: Key, *, images: int = 1000) -> Params:
-    """`params` with the batch statistics, if the network has any, of so many images of `data`."""
+    """`params` with the batch statistics, if the network has any, of random images of `data`."""
     if net.freeze is None:
         return params
     rows = jax.random.permutation(key, data.x.shape[0])[:images]
@@ -33,30 +28,8 @@ def embed(net: Net, params: Params, data: Dataset) -> Dataset:
     return replace(data, x=jnp.concatenate(parts))
 
 
-def embedded(
-    settings: Any, net: Net, params: Params, data: Dataset
-) -> tuple[Net, Params, Dataset, Sampler]:
-    """(network, params, data, sampler of test tasks), with the images of `data` embedded once."""
-    features = embed(net, params["net"], data)
-    sample = episodes(
-        features,
-        tasks=50,
-        ways=settings.ways,
-        shots=settings.test_shots,
-        queries=settings.queries,
-    )
-    return FEATURES, {**params, "net": {}}, features, sample
-
-
-def restore(settings: Any, path: Path, x: Array) -> tuple[Net, Params]:
-    """The network and the parameters that a run with these settings wrote; `x` are like its images.
-
-    Raises:
-        ValueError: where the file does not hold them.
-    """
-    net = network_of(settings)
-    learner = learner_of(settings, net, steps=0, ways=settings.train_ways)
-    like = learner.init(jax.random.key(0), x[:2])
-    if net.freeze is not None:
-        like = {**like, "net": net.freeze(like["net"], x[:2])}
-    return net, load_params(path, like)
+def on_features(plan: Plan, features: Dataset) -> Tasks:
+    """Test tasks of data that `embed` embedded."""
+    s = plan.settings
+    sample = episodes(features, tasks=50, ways=s.ways, shots=s.test_shots, queries=s.queries)
+    return Tasks((), features, sample, sample)

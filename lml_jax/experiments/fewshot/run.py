@@ -1,199 +1,183 @@
 """Meta-train and meta-test one few-shot learner."""
 
-import time
+from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from lml_jax import evaluate, metrics, plots, train
-from lml_jax.checkpoint import Keeper, keeper
-from lml_jax.experiments.fewshot.build import learner_of, loss_of, network_of, outer_rule_of
-from lml_jax.experiments.fewshot.embedding import embedded, frozen
-from lml_jax.experiments.fewshot.settings import METRIC, FewShot, Sampler, checked, tasks_of
-from lml_jax.experiments.progress import train_with_bar
-from lml_jax.experiments.record import (
-    CHECKPOINTS,
-    keeping_last_good,
-    open_folder,
-    resumable,
-    save_params,
-    versions,
-    write_metrics,
+from lml_jax.execution import Execution
+from lml_jax.experiments import runner
+from lml_jax.experiments.datasets import made_of
+from lml_jax.experiments.fewshot.build import (
+    Tasks,
+    execution_of,
+    learner_of,
+    loss_of,
+    network_of,
+    outer_rule_of,
+    score_of,
+    tasks_of,
 )
+from lml_jax.experiments.fewshot.embedding import embed, frozen, on_features
+from lml_jax.experiments.fewshot.learners import FewShotEntry
+from lml_jax.experiments.fewshot.settings import FewShot, Plan, resolve
+from lml_jax.experiments.networks import FEATURES
+from lml_jax.experiments.progress import train_with_bar
+from lml_jax.experiments.record import Record, resumable, save_params
+from lml_jax.experiments.runner import Experiment, Place
 from lml_jax.types import Key, Learner, Net, Params
+
+
+class Built(NamedTuple):
+    """What a run is made of."""
+
+    plan: Plan
+    tasks: Tasks
+    net: Net
+    learner: Learner  # as it is trained
+    how: Execution
+
+
+class Trained(NamedTuple):
+    """Parameters, and the updates that made them."""
+
+    params: Params
+    steps: int
 
 
 def run_fewshot(
     settings: FewShot,
     out: str | Path,
     *,
-    minutes: float | None = None,
-    resume: bool = False,
-    save_every: float = 60.0,
-    progress: bool = True,
-) -> dict[str, Any]:
+    learners: Mapping[str, FewShotEntry] | None = None,
+    **options: Any,
+) -> Record:
     """Meta-train, meta-test, and write `metrics.json`, `params.npz` and a figure into `out`.
 
     Args:
         settings: what to run.
-        out: a folder that is absent or empty; with `resume`, also one of a run that was cut.
-        minutes: stop training after so many, even if fewer than `settings.steps` are done.
-        resume: go on from the newest checkpoint in `out`, bit for bit.
-        save_every: least seconds between two checkpoints.
-        progress: show a bar.
+        out: a folder that is absent or empty; with `resume`, also that of an interrupted run.
+        learners: the user's own learners, by the name that `settings.learner` gives.
+        **options: `minutes`, `resume`, `save_every` and `progress`, as in `runner.run`.
 
     Returns:
         The record written.
 
     Raises:
-        ValueError: for settings that cannot be run, before anything is trained; for checkpoints
-            of other settings.
-        train.DivergedError: if a loss was not finite; the last good parameters are in
-            `last_good.npz`.
-        checkpoint.Stopped: after SIGTERM or Ctrl-C, when everything was saved.
+        ValueError: as in `runner.run`, as all else.
     """
-    complete: Any = checked(settings)
-    train_set, test_set, sample, test_sample = tasks_of(complete)
-    net = network_of(complete)
-    learner = learner_of(complete, net, steps=complete.inner_steps, ways=complete.train_ways)
-    folder = open_folder(out, resume=resume)
-    key_init, key_train, key_test = jax.random.split(jax.random.key(complete.seed), 3)
-    example = sample(train_set, key_train).support.x[0]
-    params = learner.init(key_init, example)
-    kept = keeper(folder / CHECKPOINTS, config=resumable(complete), every=save_every)
-    with keeping_last_good(folder), kept as kept_by:
-        params, done, seconds = meta_train(
-            complete,
-            learner,
-            params,
-            sample,
-            train_set,
+    experiment = FEWSHOT._replace(build=partial(build, learners=learners))
+    return runner.run(experiment, settings, out, **options)
+
+
+def build(settings: FewShot, learners: Mapping[str, FewShotEntry] | None = None) -> Built:
+    """Everything a run is made of."""
+    plan = resolve(settings, learners)
+    tasks, net, s = tasks_of(plan), network_of(plan), plan.settings
+    learner = learner_of(plan, net, steps=s.inner_steps, ways=s.train_ways)
+    return Built(plan, tasks, net, learner, execution_of(plan))
+
+
+def keys_of(seed: int) -> list[Key]:
+    """Keys of the start, of training and of test."""
+    return list(jax.random.split(jax.random.key(seed), 3))
+
+
+def meta_train(built: Built, place: Place) -> tuple[Trained, dict[str, float]]:
+    """Parameters after training, written to `params.npz`, and the seconds it took."""
+    plan, tasks, net, learner, how = built
+    key_init, key_train, _ = keys_of(plan.settings.seed)
+    example = tasks.sample(tasks.train_set, key_train).support.x[0]
+    tx = outer_rule_of(plan)
+    with place.keeping(resumable(config_of(built))) as keeper:
+        run = train_with_bar(
+            train.make_train_step(loss_of(plan, learner), tx),
+            tasks.sample,
+            train.init_state(learner.init(key_init, example), tx),
+            tasks.train_set,
             key_train,
-            minutes=minutes,
-            progress=progress,
-            keeper=kept_by,
+            steps=plan.settings.steps,
+            how=how,
+            about=f"train {plan.settings.learner}",
+            place=place,
+            keeper=keeper,
         )
-        begun = time.perf_counter()
-        if complete.batch_statistics == "frozen":
-            params = {**params, "net": frozen(net, params["net"], train_set, key_init)}
-        save_params(folder, params)
-        tested = (net, params, test_set, test_sample)
-        if complete.learner in METRIC:
-            tested = embedded(complete, net, params, test_set)
-        scores = meta_test(complete, *tested, key_test, progress=progress)
-    record = {
-        **summary_of(complete, scores),
-        "steps": done,
-        "seconds": {"train": seconds, "eval": time.perf_counter() - begun},
-        "config": asdict(complete),
-        "versions": versions(),
-    }
-    write_metrics(folder, record)
-    if complete.data != "sine" and complete.learner not in METRIC:
-        plots.save(plots.accuracy_per_inner_step(record), folder / "accuracy_per_inner_step.png")
+    params = run.state.params
+    if plan.settings.batch_statistics == "frozen":
+        params = {**params, "net": frozen(net, params["net"], tasks.train_set, key_init)}
+    save_params(place.folder, params)
+    return Trained(params, int(run.state.step)), {"train": run.seconds}
+
+
+def meta_test(built: Built, trained: Trained, place: Place) -> Record:
+    """The scores of test episodes, each image embedded once where the learner allows it."""
+    plan, tasks = built.plan, built.tasks
+    net, params = built.net, trained.params
+    if plan.entry.embedding:
+        features = embed(net, params["net"], tasks.test_set)
+        net, params, tasks = FEATURES, {**params, "net": {}}, on_features(plan, features)
+    # One inner step at a time, so that the score after each is seen.
+    learner = learner_of(plan, net, steps=1, ways=plan.settings.ways)
+    key = keys_of(plan.settings.seed)[2]
+    scores = scores_of(plan, learner, params, tasks, key, progress=place.progress)
+    record = {**summary_of(plan, scores), "steps": trained.steps}
+    if not plan.regression:
+        record["data_made"] = made_of(
+            plan.data, train=built.tasks.train_set, test=built.tasks.test_set
+        )
     return record
 
 
-def meta_train(
-    settings: Any,
-    learner: Learner,
-    params: Params,
-    sample: Sampler,
-    data: Any,
-    key: Key,
-    *,
-    minutes: float | None,
-    progress: bool,
-    keeper: Keeper,
-) -> tuple[Params, int, float]:
-    """Parameters after training, the number of meta-steps done, and the seconds they took."""
-    tx = outer_rule_of(settings)
-    step = train.make_train_step(loss_of(settings, learner), tx)
-    state = train.init_state(params, tx)
-    # Convolutions inside a scan crawl on CPU; elsewhere a launch costs more than small steps do.
-    sine = settings.data == "sine"
-    scan = sine or jax.default_backend() != "cpu"
-    chunk = 1000 if sine else max(1, min(50, settings.steps // 20))
-    run = train_with_bar(
-        step,
-        sample,
-        state,
-        data,
-        key,
-        steps=settings.steps,
-        scan=scan,
-        chunk=chunk,
-        about=f"train {settings.learner}",
-        minutes=minutes,
-        progress=progress,
-        keeper=keeper,
-    )
-    return run.state.params, int(run.state.step), run.seconds
-
-
-def meta_test(
-    settings: Any,
-    net: Net,
-    params: Params,
-    data: Any,
-    sample: Sampler,
-    key: Key,
-    *,
-    progress: bool,
-) -> np.ndarray:
-    """Scores [episodes, S + 1] per inner step: accuracy, or squared error for sine.
-
-    Of a learner without inner steps, [episodes, 1].
-    """
-    learner = learner_of(settings, net, steps=1, ways=settings.ways)
-    return scores_of(settings, learner, params, data, sample, key, progress=progress)
-
-
 def scores_of(
-    settings: Any,
-    learner: Learner,
-    params: Params,
-    data: Any,
-    sample: Sampler,
-    key: Key,
-    *,
-    progress: bool,
+    plan: Plan, learner: Learner, params: Params, tasks: Tasks, key: Key, *, progress: bool
 ) -> np.ndarray:
-    """As `meta_test`, of any learner that takes a single inner step, if it takes any."""
-    score = evaluate.query_squared_error if settings.data == "sine" else evaluate.query_accuracy
-    if settings.learner in METRIC:
+    """Scores [episodes, S + 1] after 0..S inner steps; of a learner without any, [episodes, 1].
+
+    `learner` takes one inner step at a time. A score is an accuracy, or a squared error.
+    """
+    score, s = score_of(plan), plan.settings
+    if plan.entry.embedding:
         of_task = evaluate.once_adapted(learner, score=score)
     else:
-        of_task = evaluate.per_inner_step(learner, steps=settings.test_inner_steps, score=score)
+        of_task = evaluate.per_inner_step(learner, steps=s.test_inner_steps, score=score)
     rows = []
-    with tqdm(total=settings.episodes, disable=not progress, unit="episode", desc="test") as bar:
+    with tqdm(total=s.episodes, disable=not progress, unit="episode", desc="test") as bar:
         for scores in evaluate.over_episodes(
-            of_task, params, sample, data, key, episodes=settings.episodes
+            of_task, params, tasks.test_sample, tasks.test_set, key, episodes=s.episodes
         ):
             rows.append(scores)
             bar.update(len(scores))
     return np.concatenate(rows)
 
 
-def summary_of(settings: Any, scores: np.ndarray) -> dict[str, Any]:
-    """The record of DESIGN: accuracy with its 95 % interval, and per inner step."""
-    per_step = [metrics.mean_ci(column) for column in scores.T]
-    mean, half = per_step[settings.report_step]
-    common = {
-        "learner": settings.learner,
-        "data": settings.data,
-        "split": settings.split if settings.data == "omniglot" else None,
-        "ways": settings.ways,
-        "shots": settings.test_shots,
-        "episodes": len(scores),
-        "queries": settings.queries,
-        "seed": settings.seed,
+def identity_of(plan: Plan, episodes: int) -> Record:
+    """What a few-shot score is a score of."""
+    s = plan.settings
+    return {
+        "learner": s.learner,
+        "data": s.data,
+        "split": s.split if plan.data.turned else None,
+        "ways": s.ways,
+        "shots": s.test_shots,
+        "episodes": episodes,
+        "queries": s.queries,
+        "seed": s.seed,
     }
-    if settings.data == "sine":
+
+
+def summary_of(plan: Plan, scores: np.ndarray) -> Record:
+    """The mean score with its 95 % interval, and per inner step."""
+    s = plan.settings
+    per_step = [metrics.mean_ci(column) for column in scores.T]
+    mean, half = per_step[s.report_step]
+    common = identity_of(plan, len(scores))
+    if plan.regression:
         # An error that a straight line through the data would not reach: the task diverged.
         diverged = ~(scores < 100.0)
         return {
@@ -207,8 +191,8 @@ def summary_of(settings: Any, scores: np.ndarray) -> dict[str, Any]:
         }
     return {
         **common,
-        "batch_statistics": settings.batch_statistics,
-        "inner_steps_reported": settings.report_step,
+        "batch_statistics": s.batch_statistics,
+        "inner_steps_reported": s.report_step,
         "accuracy": mean,
         "ci95": half,
         "accuracy_per_inner_step": [m for m, _ in per_step],
@@ -216,31 +200,55 @@ def summary_of(settings: Any, scores: np.ndarray) -> dict[str, Any]:
     }
 
 
-def table(record: dict[str, Any]) -> str:
+def config_of(built: Built) -> Record:
+    """The settings of the record."""
+    return asdict(built.plan.settings)
+
+
+def draw(record: Record, folder: Path) -> None:
+    """The accuracy after each inner step, where there is more than one."""
+    if len(record.get("accuracy_per_inner_step", ())) > 1:
+        plots.save(plots.accuracy_per_inner_step(record), folder / "accuracy_per_inner_step.png")
+
+
+def table(record: Record) -> str:
     """The scores of a run, a line for each inner step."""
-    if record["data"] == "sine":
+    if "mse" in record:
         rows = zip(
             record["mse_per_inner_step"],
             record["median_per_inner_step"],
             record["diverged_per_inner_step"],
             strict=True,
         )
-        head = f"sine, K = {record['shots']}, {record['episodes']} tasks\n"
+        head = f"{record['data']}, K = {record['shots']}, {record['episodes']} tasks\n"
         head += f"{'step':>4s} {'mean MSE':>10s} {'median':>10s} {'diverged':>10s}"
         lines = [f"{s:4d} {m:10.4f} {d:10.4f} {v:10.2%}" for s, (m, d, v) in enumerate(rows)]
         return "\n".join([head, *lines])
     pairs = zip(record["accuracy_per_inner_step"], record["ci95_per_inner_step"], strict=True)
+    many = len(record["accuracy_per_inner_step"]) > 1
     head = (
         f"{record['ways']}-way {record['shots']}-shot, {record['episodes']} episodes x "
-        f"{record['queries']} queries, {record['batch_statistics']} statistics"
+        f"{record['queries']} queries, {record['batch_statistics']} statistics\n"
+        f"{'step' if many else '':4s} accuracy, with its 95 % interval"
     )
-    many = len(record["accuracy_per_inner_step"]) > 1
-    return "\n".join(
-        [
-            head,
-            *(
-                f"{s if many else '':4} {100 * m:6.2f} ± {100 * h:.2f} %"
-                for s, (m, h) in enumerate(pairs)
-            ),
-        ]
-    )
+    lines = [
+        f"{s if many else '':4} {100 * m:6.2f} ± {100 * h:.2f} %" for s, (m, h) in enumerate(pairs)
+    ]
+    return "\n".join([head, *lines])
+
+
+def over_seeds(records: list[Record]) -> str:
+    """Means over seeds, after each inner step."""
+    if len(records) < 2:
+        return ""
+    lines = [f"mean over {len(records)} seeds, after 0, 1, ... inner steps"]
+    for key in records[0]:
+        if key.endswith("per_inner_step"):
+            mean = np.mean([record[key] for record in records], axis=0)
+            lines.append(f"{key:32s}" + " ".join(f"{value:.4f}" for value in mean))
+    return "\n".join(lines)
+
+
+FEWSHOT: Experiment[FewShot, Built, Trained] = Experiment(
+    build, meta_train, meta_test, table, config_of, draw
+)

@@ -1,49 +1,53 @@
 """One embedding, tested at several numbers of ways and shots."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 
-from lml_jax.experiments.fewshot.embedding import embedded, restore
-from lml_jax.experiments.fewshot.run import meta_test, run_fewshot, summary_of
-from lml_jax.experiments.fewshot.settings import FewShot, checked, image_sets
-from lml_jax.experiments.record import open_folder, write_metrics
+from lml_jax.experiments.fewshot.build import learner_of
+from lml_jax.experiments.fewshot.embedding import embed, on_features
+from lml_jax.experiments.fewshot.run import FEWSHOT, Built, Trained, scores_of, summary_of
+from lml_jax.experiments.fewshot.settings import FewShot
+from lml_jax.experiments.networks import FEATURES
+from lml_jax.experiments.record import Record
+from lml_jax.experiments.runner import Experiment, Place
 
 CELLS = ((5, 1), (5, 5), (20, 1), (20, 5))
 
 
-def cells(settings: FewShot, *, of: Sequence[tuple[int, int]] = CELLS) -> Callable[..., str]:
-    """(folder, resume=False) -> report: train once, test at each (ways, shots) of `of`."""
-
-    def run(out: Path, *, resume: bool = False) -> str:
-        folder = open_folder(out, resume=resume)
-        trained = run_fewshot(settings, folder / "train", resume=resume)
-        records = score_cells(settings, folder / "train" / "params.npz", of=of)
-        write_metrics(folder, {"trained": trained, "cells": records})
-        lines = [f"{trained['steps']} steps in {trained['seconds']['train']:.0f} s"]
-        for cell in records:
-            score = f"{100 * cell['accuracy']:6.2f} ± {100 * cell['ci95']:.2f} %"
-            lines.append(f"{cell['ways']:3d}-way {cell['shots']}-shot {score}")
-        return "\n".join(lines)
-
-    return run
+def cells(*, of: Sequence[tuple[int, int]] = CELLS) -> Experiment[FewShot, Built, Trained]:
+    """Few-shot training, then a test at each (ways, shots) of `of`."""
+    return FEWSHOT._replace(test=partial(score_cells, of=of), table=table, figures=no_figures)
 
 
 def score_cells(
-    settings: FewShot, path: Path, *, of: Sequence[tuple[int, int]] = CELLS
-) -> list[dict[str, Any]]:
-    """A record for each (ways, shots), from the parameters that training wrote."""
-    complete: Any = checked(settings)
-    _, test_set = image_sets(complete)
-    net, params = restore(complete, path, test_set.x)
-    records = []
+    built: Built, trained: Trained, place: Place, *, of: Sequence[tuple[int, int]] = CELLS
+) -> Record:
+    """A record for each (ways, shots); every image is embedded once."""
+    plan, records = built.plan, []
+    features = embed(built.net, trained.params["net"], built.tasks.test_set)
+    params = {**trained.params, "net": {}}
     for ways, shots in of:
-        cell = replace(complete, ways=ways, test_shots=shots)
-        # The features are the same for every cell, but quick to make beside the training.
-        tested = embedded(cell, net, params, test_set)
-        key = jax.random.fold_in(jax.random.key(complete.seed), 100 * ways + shots)
-        records.append(summary_of(cell, meta_test(cell, *tested, key, progress=True)))
-    return records
+        cell = plan._replace(settings=replace(plan.settings, ways=ways, test_shots=shots))
+        learner = learner_of(cell, FEATURES, steps=1, ways=ways)
+        key = jax.random.fold_in(jax.random.key(plan.settings.seed), 100 * ways + shots)
+        tasks = on_features(cell, features)
+        scores = scores_of(cell, learner, params, tasks, key, progress=place.progress)
+        records.append(summary_of(cell, scores))
+    return {"steps": trained.steps, "cells": records}
+
+
+def table(record: Record) -> str:
+    """A line for each cell."""
+    lines = []
+    for cell in record["cells"]:
+        score = f"{100 * cell['accuracy']:6.2f} ± {100 * cell['ci95']:.2f} %"
+        lines.append(f"{cell['ways']:3d}-way {cell['shots']}-shot {score}")
+    return "\n".join(lines)
+
+
+def no_figures(record: Record, folder: Path) -> None:
+    """Nothing to draw."""

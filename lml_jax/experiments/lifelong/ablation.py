@@ -1,182 +1,144 @@
-"""Does a loss on past tasks keep them? Ablations over its weight, paired by seed."""
+"""Lifelong runs that differ in some settings, compared with the first of them, paired by seed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
+from scipy import stats
 
-from lml_jax import train
-from lml_jax.checkpoint import Keeper, keeper
-from lml_jax.data.episodes import episodes
-from lml_jax.data.omniglot import omniglot
+from lml_jax.experiments.folder import opened
+from lml_jax.experiments.lifelong.report import generator_table
 from lml_jax.experiments.lifelong.run import run_lifelong
-from lml_jax.experiments.lifelong.settings import Lifelong, sizes
-from lml_jax.experiments.progress import train_with_bar
-from lml_jax.experiments.record import CHECKPOINTS, open_folder, resumable, write_metrics
-from lml_jax.types import Key, Learner, Params, Task
+from lml_jax.experiments.lifelong.settings import Lifelong
+from lml_jax.experiments.record import Record, write_metrics
+from lml_jax.experiments.runner import Report
+from lml_jax.settings import check_seeds
 
-Arms = dict[str, dict[str, Any]]  # name -> settings of it; the first is compared with
-HISTORY: Arms = {
-    "none": {"decay": None}, "0.5": {"decay": 0.5}, "0.9": {"decay": 0.9}, "1": {"decay": 1.0},
-}  # fmt: skip
-TRANSFER: Arms = {
-    "0": {"transfer": 0.0},
-    "0.3": {"transfer": 0.3},
-    "1": {"transfer": 1.0},
-    "1 statistics": {"transfer": 1.0, "recall_by": "statistics"},
-}
+
+class Arm(NamedTuple):
+    """A learner by name, and the settings that differ from those of the other arms."""
+
+    learner: str
+    changes: Mapping[str, Any] = {}
+
+
 FIGURES = (
     "acc", "forgetting", "bwt", "learning_accuracy", "learning_accuracy_task", "acc_task",
     "acc_adapted", "fwt_adapted",
 )  # fmt: skip
-# Student's t, two-sided 95 %, for 2..10 paired runs.
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+
+
+def arms_of(learner: str, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Arm]:
+    """Arms of one learner.
+
+    Example:
+        >>> arms_of("memory", {"1": {}, "0": {"retention_weight": 0.0}})["0"].changes
+        {'retention_weight': 0.0}
+    """
+    return {name: Arm(learner, own) for name, own in changes.items()}
+
+
+HISTORY = arms_of(
+    "lifelong-maml",
+    {"none": {"decay": None}, "0.5": {"decay": 0.5}, "0.9": {"decay": 0.9}, "1": {"decay": 1.0}},
+)
+RETENTION = arms_of(
+    "memory",
+    {
+        "0": {"retention_weight": 0.0},
+        "0.3": {"retention_weight": 0.3},
+        "1": {"retention_weight": 1.0},
+        "1 statistics": {"retention_weight": 1.0, "recall_by": "statistics"},
+    },
+)
 
 
 def ablation(
-    learner: str,
-    arms: Arms,
+    arms: Mapping[str, Arm],
+    settings: Lifelong,
     *,
-    meta_trained: bool = False,
-    settings: Lifelong | None = None,
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
-    start_steps: int = 2000,
-) -> Callable[..., str]:
-    """(folder, resume=False) -> report: a learner with each arm's settings, all else the same.
+    report: Callable[[Mapping[str, list[Record]]], tuple[Record, str]] | None = None,
+) -> Report:
+    """(folder, resume=False) -> report: every arm with every seed, all else the same.
 
     Args:
-        learner: by the name that the command line has for it.
-        arms: settings that replace those of `settings`.
-        meta_trained: begin from parameters meta-trained on the background classes, else from new
-            ones.
-        settings: of the runs.
-        seeds: of the paired runs, 2 to 10.
-        start_steps: meta-steps of the start.
+        arms: by name; the others are compared with the first.
+        settings: what the arms share.
+        seeds: of the paired runs, at least 2 for a comparison.
+        report: the records by arm -> (an entry of `metrics.json`, text); None for a comparison.
+
+    Raises:
+        ValueError: for fewer than 2 seeds, unless `report` is given.
     """
-    base = settings or Lifelong(data="omniglot", steps=100)
-    if len(seeds) not in T95:
-        raise ValueError(f"expected 2 to 10 paired seeds, got {len(seeds)}")
+    check_seeds(seeds)
+    if report is None and len(seeds) < 2:
+        raise ValueError(f"expected at least 2 paired seeds, got {len(seeds)}")
 
-    def run(out: Path, *, resume: bool = False) -> str:
-        folder = open_folder(out, resume=resume)
-        starts: dict[int, Params] = {}
-
-        def start(seed: int, learner: Learner) -> Params:
-            if seed not in starts:
-                config = {**resumable(base), "start_steps": start_steps, "seed": seed}
-                with keeper(folder / CHECKPOINTS / f"start_seed{seed}", config=config) as keeping:
-                    starts[seed] = meta_train(
-                        learner, base, seed, steps=start_steps, keeper=keeping
-                    )
-            return starts[seed]
-
-        runs: dict[str, list[dict[str, Any]]] = {}
-        for arm, changes in arms.items():
-            result = run_lifelong(
-                replace(base, **changes),
-                folder / arm.replace(" ", "_"),
-                learners=(learner,),
-                seeds=seeds,
-                start=start if meta_trained else None,
-                resume=resume,
-            )
-            runs[arm] = result["runs"]
-        comparison = compare(runs)
-        write_metrics(folder, {"settings": asdict(base), "comparison": comparison})
-        return report(comparison, len(seeds))
+    def run(out: Path, *, resume: bool = False, progress: bool = True) -> str:
+        runs: dict[str, list[Record]] = {}
+        with opened(out, resume=resume) as folder:
+            for name, arm in arms.items():
+                result = run_lifelong(
+                    replace(settings, **arm.changes),
+                    folder / name.replace(" ", "_"),
+                    learners=(arm.learner,),
+                    seeds=seeds,
+                    resume=resume,
+                    progress=progress,
+                )
+                runs[name] = [{**record, "arm": name} for record in result["runs"]]
+            found, text = (report or compared)(runs)
+            write_metrics(folder, {"settings": asdict(settings), **found})
+        return text
 
     return run
 
 
-def meta_train(
-    learner: Learner, settings: Lifelong, seed: int, *, steps: int, keeper: Keeper
-) -> Params:
-    """Parameters meta-trained on background classes, over the head the stream will use.
-
-    An episode's classes are dealt to random units of the head, so that all of them are trained
-    and none belongs to a class.
-    """
-    background = omniglot("background", data_dir=settings.data_dir)
-    tasks, ways = sizes(settings)
-    units = tasks * ways
-    drawn = episodes(
-        background,
-        tasks=settings.meta_batch,
-        ways=ways,
-        shots=settings.shots,
-        queries=settings.queries,
-    )
-
-    def sample(data: Any, key: Key) -> Task:
-        key_draw, key_unit = jax.random.split(key)
-        episode = drawn(data, key_draw)
-        keys = jax.random.split(key_unit, settings.meta_batch)
-        unit = jax.vmap(lambda k: jax.random.permutation(k, units)[:ways])(keys).astype(jnp.int32)
-        return episode._replace(
-            support=episode.support._replace(y=jnp.take_along_axis(unit, episode.support.y, 1)),
-            query=episode.query._replace(y=jnp.take_along_axis(unit, episode.query.y, 1)),
-        )
-
-    key_init, key_train = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
-    tx = optax.adam(settings.outer_rate)
-    state = train.init_state(learner.init(key_init, background.x[:1]), tx)
-    step = train.make_train_step(train.episode_loss(learner), tx)
-    return train_with_bar(
-        step,
-        sample,
-        state,
-        background,
-        key_train,
-        steps=steps,
-        scan=settings.net == "mlp",
-        chunk=100,
-        about=f"start, seed {seed}",
-        keeper=keeper,
-    ).state.params
+def generators(runs: Mapping[str, list[Record]]) -> tuple[Record, str]:
+    """The records of all arms, and a table of the measures of their generators."""
+    every = [record for own in runs.values() for record in own]
+    return {"runs": every}, generator_table(every)
 
 
-def compare(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Each arm's figures, and its paired differences to the first arm."""
-    without = next(iter(runs.values()))
-    result = {}
-    for arm, own in runs.items():
-        result[arm] = {
+def compared(runs: Mapping[str, list[Record]]) -> tuple[Record, str]:
+    """Each arm's figures and its paired differences to the first arm, and a table of them."""
+    first = next(iter(runs.values()))
+    comparison: dict[str, dict[str, Any]] = {
+        arm: {
             key: {
                 "mean": float(np.mean([run[key] for run in own])),
-                "difference": paired([run[key] for run in own], [run[key] for run in without]),
+                "difference": paired([run[key] for run in own], [run[key] for run in first]),
             }
             for key in FIGURES
         }
-    return result
-
-
-def paired(a: list[float], b: list[float]) -> tuple[float, float]:
-    """Mean of a - b over paired runs, and half its 95 % interval, by Student's t.
-
-    Example:
-        >>> paired([3.0, 5.0], [1.0, 1.0])
-        (3.0, 12.706)
-    """
-    difference = np.asarray(a) - np.asarray(b)
-    n = len(difference)
-    return float(difference.mean()), float(T95[n] * difference.std(ddof=1) / np.sqrt(n))
-
-
-def report(comparison: dict[str, Any], seeds: int) -> str:
-    """The arms side by side, in percent."""
+        for arm, own in runs.items()
+    }
     lines = [
-        f"{seeds} paired seeds; in brackets the difference to the first row, with its 95 % half"
+        f"{len(first)} paired seeds, in percent; in brackets the difference to the first row, with "
+        "half of its 95 % interval"
     ]
-    lines.append(f"{'lambda':14s}" + "".join(f"{key:>26s}" for key in FIGURES))
+    lines.append(f"{'':14s}" + "".join(f"{key:>26s}" for key in FIGURES))
     for arm, figures in comparison.items():
         cells = []
         for key in FIGURES:
             mean, (shift, half) = figures[key]["mean"], figures[key]["difference"]
             cells.append(f"{100 * mean:8.1f} ({100 * shift:+5.1f} ± {100 * half:4.1f})")
         lines.append(f"{arm:14s}" + "".join(f"{cell:>26s}" for cell in cells))
-    return "\n".join(lines)
+    return {"comparison": comparison}, "\n".join(lines)
+
+
+def paired(a: list[float], b: list[float]) -> tuple[float, float]:
+    """Mean of a - b over n paired runs, and half its 95 % interval: t_{n-1} sd / sqrt(n).
+
+    Example:
+        >>> mean, half = paired([3.0, 5.0], [1.0, 1.0])
+        >>> mean, round(half, 3)
+        (3.0, 12.706)
+    """
+    difference = np.asarray(a, float) - np.asarray(b, float)
+    n = len(difference)
+    quantile = stats.t.ppf(0.975, n - 1)
+    return float(difference.mean()), float(quantile * difference.std(ddof=1) / np.sqrt(n))

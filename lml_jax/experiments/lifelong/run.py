@@ -1,65 +1,83 @@
 """Lifelong learners and their baselines on one stream: the main job."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
-from lml_jax.checkpoint import Keeper, keeper
-from lml_jax.experiments.generator.evaluation import spread_of, watched
-from lml_jax.experiments.generator.settings import Made
+from lml_jax.checkpoint import Keeper
+from lml_jax.checks import known
+from lml_jax.experiments.datasets import made_of
+from lml_jax.experiments.lifelong.generator_measures import measurements
+from lml_jax.experiments.lifelong.learners import (
+    Context,
+    LifelongEntry,
+    Make,
+    context_of,
+    lifelong_learners,
+)
+from lml_jax.experiments.lifelong.pretrain import features_of, on_features, parameters_of
 from lml_jax.experiments.lifelong.report import record_of, with_reference, write_figures
 from lml_jax.experiments.lifelong.settings import (
-    LEARNERS,
     Lifelong,
-    checked,
-    few_shot_of,
-    made_of,
-    steps_of,
-    stream_of,
+    Plan,
+    check_options,
+    for_learner,
+    resolve,
 )
-from lml_jax.experiments.record import (
-    CHECKPOINTS,
-    keeping_last_good,
-    open_folder,
-    resumable,
-    save_params,
-    write_metrics,
-)
-from lml_jax.lifelong.run import StreamRun, run_stream
-from lml_jax.types import Learner, Params
+from lml_jax.experiments.lifelong.streams import StreamData, background_of, load, stream_of
+from lml_jax.experiments.record import Record, save_params
+from lml_jax.experiments.runner import Part, Place, check_time, run_parts
+from lml_jax.lifelong.results import StreamRun
+from lml_jax.lifelong.run import run_stream
+from lml_jax.settings import check_seeds
+from lml_jax.types import Dataset, LifelongLearner, Metrics, Params
 
-SAMPLES = 60  # of each class, for the spread of what a generator makes
-COLLAPSE = 0.5  # warn below this spread
+SHOWN = ("loss", "d_loss", "diversity", "bound")  # on the bar, as far as a learner has them
+Learners = Sequence[str] | Mapping[str, LifelongEntry | Make]
+
+
+class Built(NamedTuple):
+    """One learner on the stream of one seed."""
+
+    name: str
+    seed: int
+    entry: LifelongEntry
+    context: Context
+    learner: LifelongLearner
 
 
 def run_lifelong(
     settings: Lifelong,
     out: str | Path,
     *,
-    learners: tuple[str, ...] = LEARNERS,
-    seeds: tuple[int, ...] = (0,),
-    start: Callable[[int, Learner], Params] | None = None,
+    learners: Learners = tuple(lifelong_learners),
+    seeds: Sequence[int] = (0,),
     resume: bool = False,
     save_every: float = 60.0,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> Record:
     """Run every learner with every seed; write metrics, figures and parameters into `out`.
 
-    `metrics.json` is written anew after each task; a run that is not through says how many tasks
-    it has finished. Each learner and seed has checkpoints of its own.
+    `metrics.json` is written after each task; the record of a run that has not finished says how
+    many tasks it has. Each learner and seed has checkpoints of its own.
 
     Args:
         settings: what to run.
-        out: a folder that is absent or empty; with `resume`, also one of a run that was cut.
-        learners: among `LEARNERS`.
-        seeds: each makes its own stream, start and episodes, shared by the learners.
-        start: (seed, few-shot learner) -> parameters to begin from; None for new ones.
-        resume: go on from the newest checkpoints in `out`, bit for bit.
-        save_every: least seconds between two checkpoints.
-        progress: show a bar.
+        out: a folder that is absent or empty; with `resume`, also that of an earlier run, which is
+            resumed, or extended by other learners and seeds.
+        learners: names in `lifelong_learners`; or the learners to run by name, each an entry or a
+            function of a `Context`.
+        seeds: each makes its own stream, class order and episodes, shared by the learners.
+        resume: continue from the newest checkpoints in `out`, bit-identical to an uninterrupted
+            run.
+        save_every: minimum seconds between checkpoints.
+        progress: show progress bars.
 
     Returns:
         What `metrics.json` holds.
@@ -67,91 +85,160 @@ def run_lifelong(
     Raises:
         ValueError: for settings that cannot be run, before anything is trained; for checkpoints
             of other settings.
-        train.DivergedError: if a loss was not finite; what was written so far is kept, and the last
+        train.DivergedError: if a loss was not finite; what was written so far stays, and the last
             good parameters are in `last_good_LEARNER_seedS.npz`.
         checkpoint.Stopped: after SIGTERM or Ctrl-C, when everything was saved.
+
+    Example:
+        >>> from lml_jax.experiments.lifelong.settings import Lifelong
+        >>> from lml_jax.lifelong.finetune import finetune
+        >>> def mine(c):
+        ...     return finetune(c.classifier, c.tx, c.space)
+        >>> result = run_lifelong(Lifelong(), "runs/mine",
+        ...                       learners={"mine": mine})  # doctest: +SKIP
     """
-    settings = checked(settings, learners, seeds)
+    check_seeds(seeds)
+    check_time(None, save_every)
+    entries = entries_of(learners)
+    plan = resolve(settings)
+    check_options(settings.options, {name: entry.options for name, entry in entries.items()})
+    data = load(plan)
+    background = None if plan.start == "random" else background_of(plan)
+    made = made_of(plan.data, background=background, train=data.train, test=data.test)
     # Everything is built before anything is trained, so that no error costs a run.
-    made = []
-    for seed in seeds:
-        stream = stream_of(settings, seed)
-        few_shot = few_shot_of(settings, stream.classes)
-        built = {name: made_of(name, settings, few_shot, stream) for name in learners}
-        made.append((seed, few_shot, built))
-    folder = open_folder(out, resume=resume)
-    runs: list[dict[str, Any]] = []
+    images = plan.start != "features"
+    built = build_all(plan, data if images else without_images(data), entries, seeds)
 
-    def write(record: dict[str, Any]) -> None:
-        write_metrics(folder, {"runs": with_reference([*runs, record])})
-
-    for seed, few_shot, built in made:
-        begin = None if start is None else start(seed, few_shot)
-        for name, parts in built.items():
-            about = f"{name}_seed{seed}"
-            kept = keeper(
-                folder / CHECKPOINTS / about,
-                config={**resumable(settings), "learner": name, "seed": seed},
-                every=save_every,
+    def parts(place: Place) -> list[Part]:
+        own, about = built, {"data_made": made}
+        if background is not None and not images:
+            features = features_of(plan, background, place)
+            own = build_all(plan, on_features(data, features), entries, seeds)
+            about |= features.about
+        return [
+            Part(
+                {"learner": one.name, "seed": one.seed},
+                one.context.plan.config,
+                partial(run_one, one, background, about),
             )
-            with keeping_last_good(folder, about=about), kept as keeping:
-                run, record = run_one(
-                    settings, name, seed, parts, begin, folder, write, progress, keeping
-                )
-            runs.append(record)
-            save_params(folder, run.state.train.params, name=f"params_{about}")
-    result = {"runs": with_reference(runs)}
-    write_metrics(folder, result)
-    write_figures(folder, result)
-    return result
+            for one in own
+        ]
+
+    return run_parts(
+        parts,
+        out,
+        finish=with_reference,
+        figures=write_figures,
+        resume=resume,
+        save_every=save_every,
+        progress=progress,
+    )
+
+
+def entries_of(learners: Learners) -> dict[str, LifelongEntry]:
+    """The entries of the learners to run.
+
+    Raises:
+        ValueError: for no learner, an unknown one, or one given twice.
+    """
+    if not learners:
+        raise ValueError(f"nothing to run: learners {learners}")
+    if isinstance(learners, Mapping):
+        return {
+            name: entry if isinstance(entry, LifelongEntry) else LifelongEntry(entry)
+            for name, entry in learners.items()
+        }
+    if len(set(learners)) < len(learners):
+        raise ValueError(f"learners must differ, got {', '.join(learners)}")
+    return {
+        name: lifelong_learners[known(name, lifelong_learners, what="learner")] for name in learners
+    }
+
+
+def build_all(
+    plan: Plan, data: StreamData, entries: Mapping[str, LifelongEntry], seeds: Sequence[int]
+) -> list[Built]:
+    """Every learner on the stream of every seed."""
+    built = []
+    for seed in seeds:
+        stream = stream_of(plan, data, seed)
+        for name, entry in entries.items():
+            own = for_learner(plan, name, defaults=entry.defaults, options=entry.options)
+            context = context_of(own, stream, entry)
+            built.append(Built(name, seed, entry, context, entry.make(context)))
+    return built
+
+
+def without_images(data: StreamData) -> StreamData:
+    """The same classes with a feature 0 for each image."""
+
+    def blank(part: Dataset) -> Dataset:
+        return replace(part, x=np.zeros((len(part.x), 1), np.float32))
+
+    return StreamData(blank(data.train), None if data.test is None else blank(data.test))
 
 
 def run_one(
-    settings: Lifelong,
-    name: str,
-    seed: int,
-    made: Made,
-    begin: Params | None,
-    folder: Path,
-    on_record: Callable[[dict[str, Any]], None],
-    progress: bool,
-    keeper: Keeper,
-) -> tuple[StreamRun, dict[str, Any]]:
-    """The run of one learner with one seed, and its record, of which `on_record` is told each row.
+    built: Built,
+    background: Dataset | None,
+    about: Record,
+    place: Place,
+    so_far: Record,
+    publish: Callable[[Record], None],
+) -> Record:
+    """The record of one learner with one seed; `publish` gets it after each task.
 
-    What a generator makes after each task is drawn into `folder`.
+    `about` is what the record says of the data and the start, `so_far` the record of an
+    interrupted run.
     """
-    steps, stream = steps_of(settings), made.stream
-    judge = made.generator and spread_of(stream, made.generator, samples=SAMPLES)
-    where: Any = {"about": name, "seed": seed, "folder": folder, "collapse": COLLAPSE}
-    records: dict[int, dict[str, Any]] = {}
+    plan, stream = built.context.plan, built.context.stream
+    params, kind = None, built.entry.start
+    labels = {"original": stream.original, "label_names": stream.label_names}
+    about = {"start": "random", **about, **labels, "bound": built.entry.bound}
+    if plan.start == "parameters" and background is not None and kind != "random":
+        params, found = parameters_of(plan, kind, stream.classes, background, place)
+        about |= found
+    measured = measurements(built.context, place, built.seed, so_far.get("generator", []))
+    title = f"{built.name}, seed {built.seed}"
+    hidden = not place.progress
+    with (
+        place.keeping({**plan.config, "learner": built.name, "seed": built.seed}) as keeper,
+        tqdm(total=plan.tasks * plan.steps, disable=hidden, unit="step", desc=title) as bar,
+    ):
 
-    def on_row(row: int, so_far: StreamRun) -> None:
-        record = record_of(settings, name, seed, row, so_far)
-        if judge and row:
-            record |= watched(judge, stream, so_far.state.generator, row, **where)
-        records[row] = record
-        on_record(record)
+        def on_chunk(task: int, done: int, values: Metrics) -> None:
+            shown = {key: f"{np.nanmean(values[key]):.3f}" for key in SHOWN if key in values}
+            bar.set_postfix(task=task, **shown)
+            bar.update(task * plan.steps + done - bar.n)
 
-    about = f"{name}, seed {seed}"
-    with tqdm(total=stream.tasks * steps, disable=not progress, unit="step", desc=about) as bar:
+        def on_row(row: int, run: StreamRun) -> None:
+            publish({**record_of(plan, row, run), **about, **measured(row, run)})
 
-        def on_chunk(task: int, done: int, values: Any) -> None:
-            bar.set_postfix(task=task, loss=f"{float(values['loss'].mean()):.3f}")
-            bar.update(task * steps + done - bar.n)
+        run = learn(built, params, on_chunk, on_row, keeper)
+    save_params(place.folder, run.state.train.params, name=f"params_{place.about}")
+    tasks = stream.tasks
+    return {**record_of(plan, tasks, run), **about, **measured(tasks, None)}
 
-        run = run_stream(
-            made.learner,
-            stream,
-            jax.random.key(seed),
-            steps=steps,
-            scan=settings.net == "mlp",
-            task_incremental=settings.scenario == "task",
-            params=begin,
-            on_chunk=on_chunk,
-            on_row=on_row,
-            keeper=keeper,
-        )
-    if stream.tasks not in records:  # kept whole, so that there was no row to learn
-        on_row(stream.tasks, run)
-    return run, records[stream.tasks]
+
+def learn(
+    built: Built,
+    params: Params | None,
+    on_chunk: Callable[[int, int, Metrics], None],
+    on_row: Callable[[int, StreamRun], None],
+    keeper: Keeper,
+) -> StreamRun:
+    """The run of a learner over its stream."""
+    plan = built.context.plan
+    return run_stream(
+        built.learner,
+        built.context.stream,
+        jax.random.key(built.seed),
+        steps=plan.steps,
+        scan=plan.how.scan,
+        chunk=plan.how.chunk,
+        task_incremental=plan.settings.scenario == "task",
+        params=params,
+        on_chunk=on_chunk,
+        on_row=on_row,
+        keeper=keeper,
+    )

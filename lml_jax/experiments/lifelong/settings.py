@@ -1,217 +1,229 @@
-"""What a lifelong run is made of: its settings, stream and learners."""
+"""Settings of lifelong runs, and their resolution against the data and a learner."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal, NamedTuple
 
-import jax
-import optax
-
-from lml_jax import inner, nets
 from lml_jax.checks import known
-from lml_jax.data import streams
-from lml_jax.data.augment import Jitter, jittered
-from lml_jax.data.glyphs import glyphs
-from lml_jax.data.mnist import mnist
-from lml_jax.data.omniglot import omniglot
-from lml_jax.experiments.generator.settings import Generation, Made, generative_on
-from lml_jax.generative.vaml.stream import READINGS
-from lml_jax.learners.gemcl import gemcl
-from lml_jax.learners.maml import maml
-from lml_jax.learners.matching import matching
-from lml_jax.learners.protonet import protonet
-from lml_jax.lifelong.baselines import finetune, joint
-from lml_jax.lifelong.label_space import head_of
-from lml_jax.lifelong.lifelong_maml import lifelong_maml
-from lml_jax.lifelong.memory_replay import memory_learner
-from lml_jax.types import Learner, LifelongLearner, Stream
+from lml_jax.execution import Execution, execution
+from lml_jax.experiments.choices import one_of
+from lml_jax.experiments.datasets import DataEntry, data_entry, names_for
+from lml_jax.experiments.fewshot.learners import embeddings
+from lml_jax.experiments.networks import NetworkEntry, networks
+from lml_jax.experiments.record import Record
+from lml_jax.generative.gan.retention import RETENTIONS
+from lml_jax.settings import check_literals, check_numbers
 
-GENERATIVE = {"lifelong-gan": "gan", "lifelong-vaml": "vaml"}  # and the generator of each
-LEARNERS = ("lifelong-maml", "memory", *GENERATIVE, "finetune", "joint")
-DATA = ("glyphs", "omniglot", "mnist")
-SCENARIOS = ("class", "domain", "task")
-STEPS = {"quick": 200, "full": 1000}  # updates a task, by budget
+Reduction = Literal["sum", "mean", "normalised"]
+Option = int | float | str | bool
+# Updates per task, by budget: of networks of images, and of heads on features.
+STEPS = {"quick": (200, 100), "full": (1000, 500)}
+# A linear head on features of squared norm 1 takes large steps; networks of images do not.
+RATES = {"features": (5.0, 1e-2), "parameters": (0.1, 1e-3), "random": (0.1, 1e-3)}
 
 
 @dataclass(frozen=True)
 class Lifelong:
-    """Settings of a lifelong run; what is written in its record."""
+    """Settings of lifelong runs. None takes the default of the data or of each learner."""
 
-    data: str = "glyphs"  # glyphs, omniglot (its evaluation alphabets) or mnist
-    scenario: str = "class"  # class-, domain- or task-incremental
-    tasks: int | None = None  # None: 10, or 5 for mnist
-    classes_per_task: int | None = None  # None: 5, or 2 for mnist; 10 in a domain stream
-    budget: str = "quick"  # quick or full: 200 or 1,000 updates a task
-    steps: int | None = None  # updates a task, in place of the budget's
-    decay: float | None = 0.9  # lambda of the history, in (0, 1]; None for no history
-    form: str = "normalised"  # of the history weights: normalised, mean or sum
-    every_task: bool = False  # look at every past task, instead of one that is drawn
-    net: str = "mlp"  # mlp, or conv4 with GroupNorm (slow on CPU)
-    shots: int = 5
-    queries: int = 5
-    train_per_class: int = 15
-    meta_batch: int = 4
-    history_batch: int = 25
-    capacity: int = 50  # examples kept of each task
-    transfer: float = 1.0  # lambda of the memory learner's knowledge transfer, >= 0
-    transfer_form: str = "mean"  # of L_j over past tasks, or their sum
-    few_shot: str = "protonet"  # of the memory learner: protonet, matching or gemcl
-    per_class: int = 10  # examples of each class that the memory learner keeps
-    memory_shots: int = 5  # of them in the support set of each episode
-    recall_by: str = "samples"  # or statistics, of the memory learner
-    keep_generator: str = "align"  # how a generator keeps past tasks: align, replay or none
-    generator_weight: float = 1.0  # lambda of that, >= 0
-    generator_width: int = 256  # of the two hidden layers of each of its networks
-    generator_rate: float = 1e-3
-    generated: int = 32  # samples that join a task's training set, and a test task's support set
+    data: Annotated[str, one_of(lambda: names_for("streams"))] = "glyphs"  # of the stream
+    scenario: Literal["class", "domain", "task"] = "class"  # class-, domain- or task-incremental
+    tasks: int | None = None  # in the stream
+    classes_per_task: int | None = None  # in a domain-incremental stream, of every task
+    train_per_class: int | None = None  # training examples per class
+    test_per_class: int = 20  # test examples per class, where examples are drawn here
     jitter: bool = False  # an affine map of each training image, new at every draw
-    inner_steps: int = 1
-    inner_rate: float = 0.1
-    outer_rate: float = 1e-3
-    data_dir: str | None = None
+    budget: Literal["quick", "full"] = "quick"  # updates per task: 200 or 1,000, half on features
+    steps: int | None = None  # updates per task, in place of the budget's
+    shots: int = 5  # support examples per class in an episode
+    queries: int = 5  # query examples per class in an episode
+    meta_batch: int = 4  # episodes per update
+    net: Annotated[str, one_of(networks)] | None = None  # of the learners
+    width: int = 256  # of each hidden layer of the mlp
+    inner_steps: int = 1  # of the inner loop
+    inner_rate: float | None = None  # step size of the inner loop
+    outer_rate: float | None = None  # step size of the outer loop
+    start: Literal["features", "parameters"] | None = None  # what is meta-trained: a frozen
+    # embedding, of which all learners train a head; or the initial parameters of each learner
+    from_scratch: bool = False  # start from random parameters, without meta-training
+    start_net: Annotated[str, one_of(networks)] = "convnet"  # of a frozen embedding
+    start_steps: int = 700  # updates of the meta-training on background classes
+    start_ways: int = 30  # classes per episode of the meta-training of an embedding
+    start_seed: int = 0  # of the meta-training, the same start for all seeds
+    decay: float | None = 0.9  # lambda of the weights of past tasks, in (0, 1]; None: no past tasks
+    retention_weight: float | None = None  # of the retention loss
+    reduction: Reduction | None = None  # over past tasks
+    every_task: bool = False  # use every past task at each update, instead of a random one
+    past_batch: int | None = None  # examples of past tasks per update
+    capacity: int = 50  # examples stored per task, of lifelong-maml
+    few_shot: Annotated[str, one_of(embeddings)] = "protonet"  # of the memory learner
+    per_class: int = 10  # examples stored per class, of the memory learner and of a GAN with a bank
+    memory_shots: int = 5  # stored examples per class in a support set
+    recall_by: Literal["samples", "statistics"] = "samples"  # of the memory learner
+    retention: Annotated[str, one_of(RETENTIONS)] = "align"  # retention loss of a generator
+    gan_loss: Literal["relativistic", "non_saturating", "saturating"] = (
+        "relativistic"  # loss of a GAN
+    )
+    penalty: float = 1.0  # weight of the gradient penalties of a GAN
+    ema: float = 0.998  # of the weights of a GAN's generator
+    noise: int = 32  # length of a generator's z
+    code: int = 16  # length of VAML's code of a class
+    reconstruction_weight: float = 1.0  # of VAML's pixels
+    generator_width: int = 256  # of each hidden layer of a generator's networks
+    generator_rate: float = 1e-3  # falls along a cosine on each task
+    generated: int = 32  # generated examples that join a task's training set
+    test_generated: int = 32  # generated examples that join the support set of a test task
+    temperature: float = 2.0  # of the old classifier's labels of generated examples
+    measures: Literal["diversity", "all"] = "diversity"  # of a generator, after each task
+    samples: int = 60  # generated examples per class for the measures
+    collapse: float = 0.5  # warn below this diversity
+    options: tuple[str, ...] = ()  # of single learners, as LEARNER.OPTION=VALUE
+    data_dir: str | None = None  # folder of prepared data, for data that is read from one
 
 
-def checked(settings: Lifelong, learners: tuple[str, ...], seeds: tuple[int, ...]) -> Lifelong:
-    """`settings` with its defaults filled in, or a ValueError that names what is wrong."""
-    known(settings.data, DATA, what="data set")
-    known(settings.scenario, SCENARIOS, what="scenario")
-    known(settings.budget, STEPS, what="budget")
-    known(settings.net, ("mlp", "conv4"), what="network")
-    known(settings.keep_generator, READINGS, what="knowledge transfer of a generator")
-    if not learners or not seeds:
-        raise ValueError(f"nothing to run: learners {learners}, seeds {seeds}")
-    for name in learners:
-        known(name, LEARNERS, what="learner")
-    if settings.steps is not None and settings.steps < 1:
-        raise ValueError(f"steps must be at least 1, got {settings.steps}")
-    tasks, classes = sizes(settings)
-    return replace(settings, tasks=tasks, classes_per_task=classes)
+class Plan(NamedTuple):
+    """Settings with the entries that they name, and what stood for None.
+
+    `outer_rate`, `retention_weight`, `reduction`, `past_batch` and `options` are of one learner.
+    """
+
+    settings: Lifelong
+    data: DataEntry
+    net: NetworkEntry
+    how: Execution
+    start: Literal["features", "parameters", "random"]
+    tasks: int
+    classes: int  # per task
+    train_per_class: int | None  # None: all that there are
+    steps: int  # per task
+    inner_rate: float
+    outer_rate: float
+    retention_weight: float = 1.0
+    reduction: Reduction = "mean"
+    past_batch: int = 25
+    options: Mapping[str, Option] = {}
+
+    @property
+    def config(self) -> Record:
+        """The settings of the record, without None where a default stood for it."""
+        own = {name: getattr(self, name) for name in self._fields[4:]}
+        own["classes_per_task"] = own.pop("classes")
+        return {**asdict(self.settings), **own, "options": dict(self.options)}
 
 
-def sizes(settings: Lifelong) -> tuple[int, int]:
-    """(tasks, classes per task), with what suits the data in place of None."""
-    digits, domain = settings.data == "mnist", settings.scenario == "domain"
-    tasks, classes = settings.tasks, settings.classes_per_task
-    return (
-        (5 if digits else 10) if tasks is None else tasks,
-        (10 if domain else 2 if digits else 5) if classes is None else classes,
+def resolve(settings: Lifelong) -> Plan:
+    """The plan that all learners of a run share.
+
+    Raises:
+        ValueError: naming a setting that cannot be, and what was expected.
+    """
+    s = settings
+    data = data_entry(s.data, data_dir=s.data_dir, command="streams")
+    known(s.retention, RETENTIONS, what="retention loss of a generator")
+    check_literals(s)
+    start = _start(s, data)
+    name = s.net or ("linear" if start == "features" else "mlp")
+    net = networks[known(name, networks, what="network")]
+    known(s.start_net, networks, what="network of the start")
+    known(s.few_shot, embeddings(), what="few-shot learner with an embedding")
+    least = dict.fromkeys(
+        ("steps", "shots", "queries", "meta_batch", "width", "start_steps", "start_ways",
+         "past_batch", "capacity", "per_class", "memory_shots", "noise", "code", "samples",
+         "test_per_class", "inner_steps", "generator_width"), 1,
+    )  # fmt: skip
+    zero = ("retention_weight", "generated", "test_generated", "penalty", "start_seed", "collapse")
+    above = ("inner_rate", "outer_rate", "generator_rate", "temperature", "reconstruction_weight")
+    check_numbers(s, least=least | dict.fromkeys(zero, 0), above=above)
+    domain, steps = s.scenario == "domain", s.steps or STEPS[s.budget][start == "features"]
+    kept = data.train_per_class if s.train_per_class is None else s.train_per_class
+    return Plan(
+        s,
+        data,
+        net,
+        execution(net.kind, steps=steps),
+        start,
+        data.tasks_in_stream if s.tasks is None else s.tasks,
+        (10 if domain else data.classes_per_task)
+        if s.classes_per_task is None
+        else s.classes_per_task,
+        kept,
+        steps,
+        *(RATES[start] if s.inner_rate is None else (s.inner_rate, RATES[start][1])),
     )
 
 
-def stream_of(settings: Lifelong, seed: int) -> Stream:
-    """The stream of one seed. A domain stream turns its images, over half a circle in all."""
-    s, (tasks, classes) = settings, sizes(settings)
-    test = None
-    train_per_class: int | None = s.train_per_class
-    if s.data == "mnist":
-        data, test = (mnist(part, data_dir=s.data_dir) for part in ("train", "test"))
-        train_per_class = None
-    elif s.data == "omniglot":
-        data = omniglot("evaluation", data_dir=s.data_dir)
-    else:
-        data = glyphs()
-    common: dict[str, Any] = {
-        "tasks": tasks,
-        "seed": seed,
-        "test": test,
-        "train_per_class": train_per_class,
-        "shots": s.shots,
-        "queries": s.queries,
-        "meta_batch": s.meta_batch,
-    }
-    if s.scenario == "domain":
-        turn = streams.rotated(180.0 / tasks)
-        stream = streams.domain_incremental(data, turn, classes=classes, **common)
-    else:
-        stream = streams.class_incremental(data, classes_per_task=classes, **common)
-    return jittered(stream, Jitter()) if s.jitter else stream
+def _start(s: Lifelong, data: DataEntry) -> Literal["features", "parameters", "random"]:
+    """What the learners start from.
 
-
-def few_shot_of(settings: Lifelong, classes: int) -> Learner:
-    """The MAML learner that all of the gradient family share."""
-    conv = settings.net == "conv4"
-    # GroupNorm: statistics over a test batch would tell which task it is from.
-    net = nets.conv4(classes, norm="group") if conv else nets.mlp([256, 256], classes)
-    return maml(
-        net, inner.fixed(optax.sgd(settings.inner_rate)), steps=settings.inner_steps, unroll=conv
-    )
-
-
-def embedding_of(settings: Lifelong, classes: int) -> Learner:
-    """The few-shot learner of the memory family: the same network, with an embedding for a head."""
-    kinds: dict[str, Callable[..., Learner]] = {
-        "protonet": protonet, "matching": matching, "gemcl": gemcl,
-    }  # fmt: skip
-    make = kinds[known(settings.few_shot, kinds, what="few-shot learner of the memory")]
-    conv = settings.net == "conv4"
-    net = nets.conv4(None, norm="group", pool=True) if conv else nets.mlp([256, 256], 64)
-    return make(net, classes=classes)
-
-
-def made_of(name: str, settings: Lifelong, few_shot: Learner, stream: Stream) -> Made:
-    """The lifelong learner by name, and its generator where it has one."""
-    if name not in GENERATIVE:
-        return Made(stream, None, learner_of(name, settings, few_shot, stream))
-    s = settings
-    head = head_of(stream, task_incremental=s.scenario == "task")
-    return generative_on(stream, head, few_shot, optax.adam(s.outer_rate), generation_of(name, s))
-
-
-def learner_of(name: str, settings: Lifelong, few_shot: Learner, stream: Stream) -> LifelongLearner:
-    """A lifelong learner without a generator, by name."""
-    s = settings
-    head = head_of(stream, task_incremental=s.scenario == "task")
-    tx = optax.adam(s.outer_rate)
-    if name == "finetune":
-        return finetune(few_shot, tx, head)
-    if name == "joint":
-        size = jax.eval_shape(stream.train, 0).x.shape[0]
-        per_episode = (s.shots + s.queries) * int(stream.members[0].sum())
-        return joint(few_shot, tx, head, capacity=size, union_batch=per_episode)
-    if name == "memory":
-        return memory_learner(
-            embedding_of(s, stream.classes),
-            tx,
-            head,
-            transfer=s.transfer,
-            form=s.transfer_form,
-            every_task=s.every_task,
-            per_class=s.per_class,
-            shots=s.memory_shots,
-            transfer_queries=s.history_batch,
-            recall_by=s.recall_by,
+    Raises:
+        ValueError: for features of images that the stream changes as they are drawn.
+    """
+    if s.from_scratch or data.background is None:
+        return "random"
+    changed = s.scenario == "domain" or s.jitter
+    if changed and s.start == "features":
+        raise ValueError(
+            "start must be parameters where the stream changes its images (a domain-incremental "
+            "scenario, or jitter), got 'features'"
         )
-    return lifelong_maml(
-        few_shot,
-        tx,
-        head,
-        decay=s.decay,
-        form=s.form,
-        every_task=s.every_task,
-        capacity=s.capacity,
-        history_batch=s.history_batch,
-    )
+    return "parameters" if changed else s.start or "features"
 
 
-def generation_of(name: str, settings: Lifelong) -> Generation:
-    """The settings of the generator of a learner; its batch is all of a meta-batch."""
-    s, (tasks, classes) = settings, sizes(settings)
-    return Generation(
-        data=s.data,
-        tasks=tasks,
-        classes_per_task=classes,
-        steps=steps_of(s),
-        batch=s.meta_batch * classes * (s.shots + s.queries),
-        generator=GENERATIVE[name],
-        transfer=s.keep_generator,
-        weight=s.generator_weight,
-        rate=s.generator_rate,
-        hidden=s.generator_width,
-        augment=s.generated,
-        test_augment=s.generated,
-    )
+def two_of(reduction: Reduction) -> Literal["sum", "mean"]:
+    """The reduction of a learner that has no normalised weights.
+
+    Raises:
+        ValueError: for "normalised".
+    """
+    if reduction == "normalised":
+        raise ValueError("reduction must be sum or mean for this learner, got 'normalised'")
+    return reduction
 
 
-def steps_of(settings: Lifelong) -> int:
-    """Updates a task."""
-    return settings.steps or STEPS[settings.budget]
+def for_learner(
+    plan: Plan, name: str, *, defaults: Mapping[str, Any], options: Mapping[str, Option]
+) -> Plan:
+    """The plan of one learner: what was given, else its `defaults`, else those of all.
+
+    A default may be a function of the plan.
+    """
+    changes = {}
+    for key in ("outer_rate", "retention_weight", "reduction", "past_batch"):
+        given = getattr(plan.settings, key)
+        if given is None and key in defaults:
+            given = defaults[key](plan) if callable(defaults[key]) else defaults[key]
+        if given is not None:
+            changes[key] = given
+    return plan._replace(**changes, options=_own_options(plan.settings.options, name, options))
+
+
+def check_options(given: Sequence[str], learners: Mapping[str, Mapping[str, Option]]) -> None:
+    """Raise ValueError for an option of no learner in the run; `learners`: name -> its options."""
+    for text in given:
+        where, dot, rest = text.partition(".")
+        option, equals, _ = rest.partition("=")
+        if not dot or not equals:
+            raise ValueError(f"expected options as LEARNER.OPTION=VALUE, got {text!r}")
+        own = learners[known(where, learners, what="learner in options")]
+        if not own:
+            raise ValueError(f"{where} has no options of its own, got {text!r}")
+        known(option, own, what=f"option of {where}")
+
+
+def _own_options(
+    given: Sequence[str], name: str, defaults: Mapping[str, Option]
+) -> Mapping[str, Option]:
+    """The options of a learner; each is read as the type of its default."""
+    values = dict(defaults)
+    for text in given:
+        where, _, rest = text.partition(".")
+        option, _, value = rest.partition("=")
+        if where == name and option in defaults:
+            kind = type(defaults[option])
+            try:
+                values[option] = (
+                    {"true": True, "false": False}[value] if kind is bool else kind(value)
+                )
+            except (ValueError, KeyError) as error:
+                raise ValueError(f"expected {kind.__name__} for {text!r}") from error
+    return values

@@ -1,1 +1,0 @@
-"""Throughput beside other libraries: each contestant in a process of its own, timed in turn."""

@@ -1,0 +1,47 @@
+"""How a program is executed: scan or loop, unrolled or not, and how many updates per call."""
+
+from typing import Literal, NamedTuple
+
+import jax
+
+NetKind = Literal["dense", "conv"]
+
+
+class Execution(NamedTuple):
+    """Decisions that change the speed of a run and nothing else.
+
+    Attributes:
+        scan: run the updates of a chunk as one `jax.lax.scan`; else one compiled update at a time.
+        unroll: unroll the inner loop of a learner instead of scanning it.
+        chunk: updates between two returns to the host, where progress is shown and saved.
+    """
+
+    scan: bool
+    unroll: bool
+    chunk: int
+
+
+def execution(net: NetKind, *, steps: int, backend: str | None = None) -> Execution:
+    """The execution of a training run of `steps` updates.
+
+    On a CPU, XLA runs a convolution inside a scan on one thread, so convolutional networks are
+    looped and unrolled there. Everywhere else a scan is faster: it launches once per chunk.
+
+    Args:
+        net: "conv" for a network with convolutions, "dense" for all others.
+        steps: updates in one phase of the run (in all, or of each task), >= 1.
+        backend: "cpu", "gpu" or "tpu"; None for that of this process.
+
+    Returns:
+        An `Execution`.
+
+    Example:
+        >>> execution("conv", steps=2000, backend="cpu")
+        Execution(scan=False, unroll=True, chunk=25)
+        >>> execution("conv", steps=2000, backend="gpu")
+        Execution(scan=True, unroll=False, chunk=100)
+    """
+    looped = net == "conv" and (backend or jax.default_backend()) == "cpu"
+    # A scan is compiled for each length, so chunks are few; a loop may return as often as it likes.
+    most = 25 if looped else min(1000, max(25, steps // 20))
+    return Execution(scan=not looped, unroll=looped, chunk=max(1, min(steps, most)))
