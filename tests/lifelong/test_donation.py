@@ -1,4 +1,4 @@
-"""The states of lifelong learners and generators may be donated, as they are made and moved."""
+"""The states of lifelong learners may be donated, as they are made and moved."""
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,6 @@ from lml_jax import nets
 from lml_jax.data.arrays import from_arrays
 from lml_jax.data.streams import class_incremental
 from lml_jax.generative.gan.gan import conditional_gan
-from lml_jax.generative.metagan.metagan import metagan
-from lml_jax.generative.vaml.images import mlp_parts
-from lml_jax.generative.vaml.stream import vaml_stream
 from lml_jax.learners.gemcl import gemcl
 from lml_jax.learners.maml import maml
 from lml_jax.learners.protonet import protonet
@@ -20,7 +17,7 @@ from lml_jax.lifelong.generative_replay import lifelong_generative
 from lml_jax.lifelong.label_space import head_of
 from lml_jax.lifelong.lifelong_maml import lifelong_maml
 from lml_jax.lifelong.memory_replay import memory_learner
-from lml_jax.types import Batch, StreamGenerator
+from lml_jax.types import Batch
 
 KEY = jax.random.key(0)
 CLASSES, TX = 4, optax.adam(1e-2)
@@ -33,18 +30,6 @@ def gan():
         nets.generator([8], (5,)), nets.projection_discriminator([8]), TX, TX, tasks=2,
         classes=CLASSES, past_batch=4,
     )  # fmt: skip
-
-
-def vaml():
-    parts = mlp_parts(nets.mlp([8], 6), pixels=5, latent=2, hidden=[8])
-    return vaml_stream(parts, TX, shape=(5,), tasks=2, classes=CLASSES, past_batch=4)
-
-
-def few_shot_gan():
-    return metagan(
-        protonet(NET, classes=CLASSES), nets.mlp([8], 4), nets.generator([8], (5,)), TX, TX,
-        classes=CLASSES,
-    )[1]  # fmt: skip
 
 
 def generative(head):
@@ -94,17 +79,3 @@ def test_init_donate_init_donate_end_task_donate(stream, few_shot, make):
         state, metrics = step(state, stream.episodes(i, KEY), KEY)
     assert jnp.isfinite(metrics["loss"])
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((params, first)))
-
-
-@pytest.mark.parametrize("make", [gan, vaml, few_shot_gan])
-def test_a_generator_donates_too(stream, make):
-    generator = make()
-    first = stream.train(0)
-    step = jax.jit(generator.step, donate_argnums=0)
-    state = generator.init(KEY, first.x)
-    for i in range(2):
-        state, metrics = step(state, stream.episodes(i, KEY), KEY)
-        if isinstance(generator, StreamGenerator):
-            state = generator.end_task(state, stream.train(i), KEY)
-    assert all(jnp.isfinite(value).all() for value in metrics.values())
-    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((state, first)))
