@@ -1,5 +1,17 @@
-"""Meta-learning-based lifelong learning in functional JAX. A table of contents, and no logic."""
+"""Meta-learning-based lifelong learning in functional JAX.
 
+What a notebook needs, and no logic. Functions that build something (data sets, streams, learners,
+generators) and the records they return stand here by name; functions that are used together stand
+in their module: `lml_jax.losses`, `nets`, `memory`, `heads`, `metrics`, `inner`, `parallel`,
+`checkpoint`, `storage`, `plots` and others.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from lml_jax import checkpoint as checkpoint
 from lml_jax import cpu as cpu
 from lml_jax import evaluate as evaluate
 from lml_jax import heads as heads
@@ -9,7 +21,8 @@ from lml_jax import memory as memory
 from lml_jax import metrics as metrics
 from lml_jax import nets as nets
 from lml_jax import parallel as parallel
-from lml_jax import plots as plots
+from lml_jax import storage as storage
+from lml_jax import updates as updates
 from lml_jax.data.arrays import from_arrays as from_arrays
 from lml_jax.data.arrays import rotations as rotations
 from lml_jax.data.arrays import select as select
@@ -44,11 +57,14 @@ from lml_jax.learners.reptile import reptile as reptile
 from lml_jax.learners.reptile import surrogate as surrogate
 from lml_jax.lifelong.finetune import finetune as finetune
 from lml_jax.lifelong.generative_replay import lifelong_generative as lifelong_generative
+from lml_jax.lifelong.growth import capacity_for as capacity_for
+from lml_jax.lifelong.growth import grow as grow
 from lml_jax.lifelong.joint import joint as joint
 from lml_jax.lifelong.label_space import LabelSpace as LabelSpace
 from lml_jax.lifelong.label_space import label_space_of as label_space_of
 from lml_jax.lifelong.lifelong_maml import lifelong_maml as lifelong_maml
 from lml_jax.lifelong.memory_replay import memory_learner as memory_learner
+from lml_jax.lifelong.online import run_online as run_online
 from lml_jax.lifelong.program import program as program
 from lml_jax.lifelong.run import run_stream as run_stream
 from lml_jax.train import DivergedError as DivergedError
@@ -68,3 +84,15 @@ from lml_jax.types import StreamGenerator as StreamGenerator
 from lml_jax.types import Task as Task
 from lml_jax.types import TaskGenerator as TaskGenerator
 from lml_jax.types import TrainState as TrainState
+
+if TYPE_CHECKING:
+    from lml_jax import plots as plots
+
+__version__ = version("lml-jax")
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`plots`, imported when it is first used: matplotlib takes longer than all the rest."""
+    if name == "plots":
+        return import_module("lml_jax.plots")
+    raise AttributeError(f"module 'lml_jax' has no attribute {name!r}")

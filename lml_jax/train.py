@@ -65,7 +65,7 @@ class DivergedError(FloatingPointError):
 
 
 def episode_loss(learner: Learner, *, loss: ExampleLoss = losses.cross_entropy) -> Loss:
-    """The outer loss of one episode: adapt on the support set, judge on the query set.
+    """The outer loss of one episode: adapt on the support set, evaluate on the query set.
 
     L(theta) = 1/n sum_{(x, y) in query} l(f(x; adapt(theta, support)), y).
 
@@ -83,14 +83,16 @@ def episode_loss(learner: Learner, *, loss: ExampleLoss = losses.cross_entropy) 
         >>> step = make_train_step(episode_loss(learner), optax.adam(1e-3))
     """
 
-    def of_task(params: Params, task: Task, key: Key) -> tuple[Array, Metrics]:
+    def of_task(params: Params, task: Task, key: Key, *shared: PyTree) -> tuple[Array, Metrics]:
+        losses.check_task(task)
+        query = losses.fill_padding(task.query)
         fast = learner.adapt(params, task.support, key)
-        outputs = learner.predict(params, fast, task.query.x)
-        weight = losses.labelled(task.query)
-        value = losses.weighted_mean(loss(outputs, task.query.y), weight)
+        outputs = learner.predict(params, fast, query.x)
+        weight = losses.labelled(query)
+        value = losses.weighted_mean(loss(outputs, query.y), weight)
         shown = {"loss": value}
-        if losses.are_labels(task.query.y):
-            shown["accuracy"] = accuracy(outputs, task.query.y, weight=weight)
+        if losses.are_labels(query.y):
+            shown["accuracy"] = accuracy(outputs, query.y, weight=weight)
         return value, shown
 
     return of_task

@@ -7,12 +7,11 @@ affine map, a smooth bend and a pen of random width, so that classes vary as han
 import unicodedata
 import zlib
 from functools import reduce
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-import PIL
 
 from lml_jax.data._cache import Arrays, cached
 from lml_jax.data.arrays import from_arrays
@@ -95,7 +94,7 @@ def characters(*, cache: bool = True) -> tuple[str, ...]:
 
 def _version() -> str:
     """What the images depend on besides the arguments: this file, the fonts, the rasteriser."""
-    return f"mpl{matplotlib.__version__}-pil{PIL.__version__}-v{_FORMAT}"
+    return f"mpl{version('matplotlib')}-pil{version('pillow')}-v{_FORMAT}"
 
 
 def _classes(cache: bool) -> Arrays:
@@ -105,6 +104,8 @@ def _classes(cache: bool) -> Arrays:
 
 def _faces() -> list[tuple[Any, set[int]]]:
     """Each face as a Pillow font, with the code points that it has."""
+    # Here and not above: importing the package need not wait for matplotlib.
+    import matplotlib
     from matplotlib.ft2font import FT2Font
     from PIL import ImageFont
 

@@ -135,7 +135,7 @@ def memory_learner(
             classes=classes, shots=shots, n=queries, every_task=every_task,
         )  # fmt: skip
         support = losses.concatenated(_as_labelled(task.support), drawn.support)
-        fast = learner.adapt(params, losses.fill_padding(support), key_adapt)
+        fast = learner.adapt(params, _support.without_gaps(support), key_adapt)
         value, metrics = batch_loss(learner.predict, params, fast, task.query, labels)
         value = value * refused_id(task, space)
         metrics = {"query_loss": value, **metrics}
@@ -150,7 +150,7 @@ def memory_learner(
 
     def recalled(params: Params, memory: PyTree, step: Array, key: Key) -> Recalled:
         """The statistics of everything in the bank."""
-        every = losses.fill_padding(_support.stored(bank, memory)[0])
+        every = _support.without_gaps(_support.stored(bank, memory)[0])
         # Traced, so that classes still to come are not taken for missing ones.
         return Recalled(jax.jit(learner.adapt)(params, every, key), step)
 
