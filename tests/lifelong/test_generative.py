@@ -14,7 +14,7 @@ from lml_jax import losses, metrics, nets, train
 from lml_jax.data.arrays import from_arrays
 from lml_jax.data.episodes import episodes
 from lml_jax.data.streams import class_incremental
-from lml_jax.generative.conditioning import joined
+from lml_jax.generative.examples import joined
 from lml_jax.generative.gan.gan import conditional_gan
 from lml_jax.learners.maml import maml
 from lml_jax.lifelong.generative_replay import lifelong_generative
