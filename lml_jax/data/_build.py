@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from lml_jax.checks import known
-from lml_jax.data.episodes import Small, check_episode
+from lml_jax.data.episodes import Small, check_episode, class_name
 from lml_jax.data.stream import Index, Stream, Transform
 from lml_jax.types import Dataset
 
@@ -117,7 +117,7 @@ class Build:
             if self.small == "refuse":
                 raise ValueError(
                     f"train_per_class must leave a test example: expected "
-                    f"1..{len(own) - held_out}, got {kept} (class {c} has {len(own)})"
+                    f"1..{len(own) - held_out}, got {kept} ({class_name(self.data, c)} has {len(own)})"
                 )
             kept = max(1, len(own) - held_out)
         shuffled = own[rng.permutation(len(own))]
@@ -130,7 +130,8 @@ class Build:
             if (self.small == "refuse" and len(own) < need) or not len(own):
                 raise ValueError(
                     f"{self.shots} shots + {self.queries} queries = {need} examples per class "
-                    f'asked for, but class {c} has {len(own)} in task {i}; small="pad" allows it'
+                    f"asked for, but {class_name(self.data, c)} has {len(own)} in task {i}; "
+                    'small="pad" allows it'
                 )
 
 

@@ -2,8 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from lml_jax.checks import concrete
 from lml_jax.types import Key, PyTree
 
 
@@ -58,10 +60,20 @@ def split_shots(count: Array, *, shots: int, queries: int) -> Array:
 
 
 def take(x: PyTree, rows: Array) -> PyTree:
-    """The given rows of every array of x.
+    """The given rows of every array of x, on the device.
+
+    Of an array in host memory, or memory-mapped, nothing but these rows is read, unless `rows` is
+    traced: then the whole array moves to the device.
 
     Example:
         >>> take({"ids": jnp.arange(4)}, jnp.array([2, 0]))["ids"].tolist()
         [2, 0]
     """
-    return jax.tree.map(lambda leaf: leaf[rows], x)
+    known_now = concrete(rows)
+
+    def of_leaf(leaf: Array | np.ndarray) -> Array:
+        if isinstance(leaf, np.ndarray) and known_now is not None:
+            return jnp.asarray(leaf[known_now[0]])
+        return jnp.asarray(leaf)[rows]
+
+    return jax.tree.map(of_leaf, x)
