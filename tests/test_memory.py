@@ -82,6 +82,32 @@ def test_what_is_not_offered_leaves_no_trace(bank):
     )
 
 
+@every_bank_and_herding
+def test_contents_are_all_that_is_stored_once(bank):
+    state = bank.insert(bank.init(ITEM), items(3, start=5), KEY)
+    (x, y), valid = jax.jit(bank.contents)(state)
+    slots = state.filled.size
+    assert (x.shape, y.shape, valid.shape) == ((slots, 2, 2), (slots,), (slots,))
+    assert sorted(x[valid][:, 0, 0].tolist()) == [5, 6, 7]
+    np.testing.assert_array_equal(x[valid][:, 1, 1] % 2, y[valid])
+    assert not bank.contents(bank.init(ITEM))[1].any()
+
+
+def test_contents_of_a_dealt_bank_are_those_of_its_shards():
+    bank = sharded(fifo(3), 2)
+    state = bank.insert(bank.init(jnp.zeros(())), jnp.arange(4.0) + 1, KEY)
+    x, valid = bank.contents(state)
+    assert valid.tolist() == [True, True, False] * 2
+    assert x[valid].tolist() == [1, 2, 3, 4]
+
+
+def test_only_a_bank_of_tasks_says_that_its_groups_are_tasks():
+    said = {name: make(8).by_task for name, make in BANKS.items()}
+    assert said == {name: name == "task_indexed" for name in BANKS}
+    assert not HERDING.by_task
+    assert not sharded(fifo(2), 2).by_task
+
+
 def test_fifo_keeps_the_last():
     bank = fifo(4)
     state = bank.insert(bank.init(jnp.zeros(())), jnp.arange(3.0), KEY)

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from lml_jax.checks import known
-from lml_jax.data.episodes import Small, check_episode
+from lml_jax.data.episodes import Small, check_episode, class_name
 from lml_jax.data.stream import Index, Stream, Transform
 from lml_jax.types import Dataset
 
@@ -81,6 +81,9 @@ class Build:
         for i, classes in enumerate(tasks):
             labels[i, : len(classes)] = [label[c] for c in classes]
         test = [[rows[c][1] for c in classes] for classes in tasks]
+        for i, parts_of in enumerate(test):
+            if not sum(map(len, parts_of)):
+                raise ValueError(f"task {i} has no test example: all its examples train")
         train_index, test_index = _index(train, labels), _index(test, labels)
         sizes = [
             int(np.asarray(index.size).sum(axis=1).max()) for index in (train_index, test_index)
@@ -115,9 +118,10 @@ class Build:
         kept = self.train_per_class or len(own)
         if kept + held_out > len(own):
             if self.small == "refuse":
+                name = class_name(self.data, c)
                 raise ValueError(
                     f"train_per_class must leave a test example: expected "
-                    f"1..{len(own) - held_out}, got {kept} (class {c} has {len(own)})"
+                    f"1..{len(own) - held_out}, got {kept} ({name} has {len(own)})"
                 )
             kept = max(1, len(own) - held_out)
         shuffled = own[rng.permutation(len(own))]
@@ -127,10 +131,11 @@ class Build:
     def _check_task(self, i: int, classes: Sequence[int], rows: list[np.ndarray]) -> None:
         need = self.shots + self.queries
         for c, own in zip(classes, rows, strict=True):
-            if (self.small == "refuse" and len(own) < need) or not len(own):
+            if (self.small != "pad" and len(own) < need) or not len(own):
                 raise ValueError(
                     f"{self.shots} shots + {self.queries} queries = {need} examples per class "
-                    f'asked for, but class {c} has {len(own)} in task {i}; small="pad" allows it'
+                    f"asked for, but {class_name(self.data, c)} has {len(own)} in task {i}; "
+                    'small="pad" allows it'
                 )
 
 

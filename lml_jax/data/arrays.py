@@ -146,7 +146,8 @@ def _check_x(x: PyTree) -> PyTree:
 
 
 def _check_part(x: ArrayLike) -> np.ndarray:
-    x = np.asarray(x)
+    on_disk = isinstance(x, np.memmap)  # stays one, and its values are not read
+    x = x if on_disk else np.asarray(x)
     if not (np.issubdtype(x.dtype, np.integer) or jnp.issubdtype(x.dtype, jnp.floating)):
         raise TypeError(f"x is of {x.dtype}, expected integers or floats")
     if x.dtype == np.uint8 and x.ndim not in (3, 4):
@@ -156,13 +157,15 @@ def _check_part(x: ArrayLike) -> np.ndarray:
     if x.size == 0:
         raise ValueError(f"x has shape {x.shape}, expected at least one example and one value each")
     if x.dtype == np.uint8:
-        if not isinstance(x, np.memmap) and x.max() == 1:
+        if not on_disk and x.max() == 1:
             raise ValueError("images of uint8 are in 0..1, expected 0..255: multiply by 255")
+    elif on_disk:
+        pass
     elif np.issubdtype(x.dtype, np.integer):
         low, high = np.iinfo(np.int32).min, np.iinfo(np.int32).max
         if x.min() < low or x.max() > high:
             raise ValueError(f"x has integers {x.min()}..{x.max()}, expected values of int32")
-    elif not isinstance(x, np.memmap):
+    else:
         # Tested as the device will hold it: 1e300 is finite until it becomes a float32.
         large = np.abs(x) > np.finfo(np.float32).max if x.dtype == np.float64 else False
         if not np.isfinite(x).all() or np.any(large):

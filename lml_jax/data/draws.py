@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from lml_jax.checks import concrete
 from lml_jax.types import Key, PyTree
 
 
@@ -59,27 +60,20 @@ def split_shots(count: Array, *, shots: int, queries: int) -> Array:
 
 
 def take(x: PyTree, rows: Array) -> PyTree:
-    """The given rows of every array of x, on a device or in host memory.
+    """The given rows of every array of x, on the device.
 
-    Raises:
-        ValueError: for a memory-mapped array inside jit or vmap, which would be read whole.
+    Of an array in host memory, or memory-mapped, nothing but these rows is read, unless `rows` is
+    traced: then the whole array moves to the device.
 
     Example:
         >>> take({"ids": jnp.arange(4)}, jnp.array([2, 0]))["ids"].tolist()
         [2, 0]
     """
-    traced = isinstance(rows, jax.core.Tracer)
+    known_now = concrete(rows)
 
-    def of_leaf(leaf: Array | np.ndarray) -> Array | np.ndarray:
-        if isinstance(leaf, jax.Array):
-            return leaf[rows]
-        if not traced:
-            return leaf[np.asarray(rows)]
-        if isinstance(leaf, np.memmap):
-            raise ValueError(
-                "a memory-mapped array cannot be read inside jit: take one task at a time to the "
-                "device with Stream.local(i), as run_stream does"
-            )
+    def of_leaf(leaf: Array | np.ndarray) -> Array:
+        if isinstance(leaf, np.ndarray) and known_now is not None:
+            return jnp.asarray(leaf[known_now[0]])
         return jnp.asarray(leaf)[rows]
 
     return jax.tree.map(of_leaf, x)

@@ -1,5 +1,6 @@
 """N-way K-shot episodes, drawn inside jit by index alone."""
 
+from dataclasses import replace
 from typing import Literal, Protocol
 
 import jax
@@ -89,17 +90,27 @@ def episodes(
     def sample(data: Dataset, key: Key) -> Task:
         if data.classes != checked:
             raise ValueError(f"this sampler was made for {checked} classes, got {data.classes}")
-        data = jax.tree.map(jnp.asarray, data)
+        index = jax.tree.map(jnp.asarray, replace(data, x=()))
 
-        def one(key: Key) -> Task:
-            return _episode(data, key, ways=ways, shots=shots, queries=queries, rotate=rotate)
+        def one(key: Key) -> tuple[Task, Array]:
+            return _draw(index, key, ways=ways, shots=shots, queries=queries)
 
-        return jax.vmap(one)(jax.random.split(key, tasks))
+        drawn, turns = jax.vmap(one)(jax.random.split(key, tasks))
+
+        def look(part: Batch, size: int) -> Batch:
+            # Outside of vmap, so that images in host memory stay there but for those drawn.
+            x = take(data.x, part.x)
+            if rotate:
+                x = jax.vmap(rotate90)(x, jnp.repeat(turns, size, axis=1))
+            return part._replace(x=x)
+
+        return Task(look(drawn.support, shots), look(drawn.query, queries))
 
     return sample
 
 
-def _episode(data: Dataset, key: Key, *, ways: int, shots: int, queries: int, rotate: bool) -> Task:
+def _draw(data: Dataset, key: Key, *, ways: int, shots: int, queries: int) -> tuple[Task, Array]:
+    """One episode with rows for images, and the quarter turns of each of its classes."""
     key_class, key_example, key_turn = jax.random.split(key, 3)
     classes = jax.random.choice(key_class, data.classes, (ways,), replace=False)
     turns = jax.random.randint(key_turn, (ways,), 0, 4)
@@ -114,18 +125,13 @@ def _episode(data: Dataset, key: Key, *, ways: int, shots: int, queries: int, ro
         place = jnp.take_along_axis(at, jnp.minimum(column, at.shape[1] - 1), axis=1)
         real = jnp.arange(size)[None] < there[:, None]
         start = data.start[classes][:, None]
-        rows = data.rows[start + jnp.where(real, place, 0)]
-        x = take(data.x, rows.reshape(-1))
-        if rotate:
-            x = rotate90(x, jnp.repeat(turns, size))
+        rows = data.rows[start + jnp.where(real, place, 0)].reshape(-1)
         y = jnp.repeat(jnp.arange(ways, dtype=jnp.int32), size)
-        return Batch(x, y, real.reshape(-1).astype(jnp.float32))
+        return Batch(rows, y, real.reshape(-1).astype(jnp.float32))
 
     first = jnp.zeros_like(support)
-    return Task(
-        batch(first, shots, support),
-        batch(support, queries, jnp.minimum(count - support, queries)),
-    )
+    there = jnp.minimum(count - support, queries)
+    return Task(batch(first, shots, support), batch(support, queries, there)), turns
 
 
 def fewer_shots(sample: Sampler, *, ways: int, shots: int, least: int) -> Sampler:
@@ -180,8 +186,18 @@ def check_counts(data: Dataset, *, least: int, shots: int, queries: int) -> None
     """Raise ValueError, naming the smallest class, if it has fewer than `least` examples."""
     smallest = int(np.argmin(data.count))
     if (count := int(data.count[smallest])) < least:
-        name = f" ({data.names[smallest]})" if data.names else ""
         raise ValueError(
             f"{shots} shots + {queries} queries = {shots + queries} examples per class asked for, "
-            f'but class {smallest}{name} has {count}; small="pad" allows it'
+            f'but {class_name(data, smallest)} has {count}; small="pad" allows it'
         )
+
+
+def class_name(data: Dataset, c: int) -> str:
+    """Class c in an error message, by its number and its name.
+
+    Example:
+        >>> from lml_jax.data.arrays import from_arrays
+        >>> class_name(from_arrays(np.zeros((2, 1)), [0, 1], names=("cat", "dog")), 1)
+        'class 1 (dog)'
+    """
+    return f"class {c} ({data.names[c]})" if data.names else f"class {c}"

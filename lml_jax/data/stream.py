@@ -120,7 +120,17 @@ class Stream:
 
     def episodes(self, i: Array | int, key: Key) -> Task:
         """Episodes of task i, each `ways` of its classes: leading axis [meta_batch]."""
-        return jax.vmap(lambda k: self._episode(i, k))(jax.random.split(key, self.meta_batch))
+        drawn = jax.vmap(lambda k: self._draw(i, k))(jax.random.split(key, self.meta_batch))
+
+        def look(part: Batch, key: Key) -> Batch:
+            # Outside of vmap, so that images in host memory stay there but for those drawn.
+            x = take(self.x, part.x)
+            if self.transform is not None or self.augment is not None:
+                x = jax.vmap(lambda images, k: self._show(i, images, k))(x, key)
+            return part._replace(x=x)
+
+        support, query = look(drawn.support, drawn.key_support), look(drawn.query, drawn.key_query)
+        return Task(support, query, jnp.full(self.meta_batch, i, jnp.int32))
 
     def batch(self, t: Array | int, key: Key | None = None) -> Batch:
         """Batch t of the stream in the order of time, [batch_size, ...]; each example comes once.
@@ -134,8 +144,8 @@ class Stream:
         if self.transform is not None:
             first = self.train_index.start[:, 0]
             task = jnp.sum(at[:, None] >= first[None], axis=1) - 1
-            shown = self.transform
-            x = jax.vmap(lambda i, image: shown(i, image[None])[0])(task, x)
+            one = jax.tree.map(lambda leaf: leaf[:, None], x)
+            x = jax.tree.map(lambda leaf: leaf[:, 0], jax.vmap(self.transform)(task, one))
         if self.augment is not None and key is not None:
             x = self.augment(x, key)
         return Batch(x, self.train_index.y[at], real.astype(jnp.float32))
@@ -173,7 +183,13 @@ class Stream:
             images = self.transform(i, images)
         return Batch(images, index.y[at], (column < count).astype(jnp.float32))
 
-    def _episode(self, i: Array | int, key: Key) -> Task:
+    def _show(self, i: Array | int, x: PyTree, key: Key) -> PyTree:
+        if self.transform is not None:
+            x = self.transform(i, x)
+        return x if self.augment is None else self.augment(x, key)
+
+    def _draw(self, i: Array | int, key: Key) -> "_Drawn":
+        """One episode of task i, with rows for images."""
         key_class, key_example, key_support, key_query = jax.random.split(key, 4)
         slots = self.labels.shape[1]
         count, start = self.train_index.size[i], self.train_index.start[i]
@@ -186,7 +202,7 @@ class Stream:
         at = jax.vmap(lambda c, k: draw_positions(c, k, n=total))(count, keys)
         support = split_shots(count, shots=self.shots, queries=self.queries)
 
-        def part(first: Array, size: int, there: Array, key: Key) -> Batch:
+        def part(first: Array, size: int, there: Array) -> Batch:
             """Of each class, the drawn examples first..first + size, of which so many are real."""
             column = first[:, None] + jnp.arange(size)[None]
             place = jnp.take_along_axis(at, jnp.minimum(column, total - 1), axis=1)
@@ -194,17 +210,20 @@ class Stream:
             # An empty slot, or a missing example, repeats what task i begins with.
             begin = self.train_index.start[i, 0]
             position = jnp.where(real, (start[:, None] + place).reshape(-1), begin)
-            x = take(self.x, self.train_index.rows[position])
-            if self.transform is not None:
-                x = self.transform(i, x)
-            if self.augment is not None:
-                x = self.augment(x, key)
-            return Batch(x, self.train_index.y[position], real.astype(jnp.float32))
+            rows = self.train_index.rows[position]
+            return Batch(rows, self.train_index.y[position], real.astype(jnp.float32))
 
-        first = jnp.zeros_like(support)
         there = jnp.minimum(count - support, self.queries)
-        return Task(
-            part(first, self.shots, support, key_support),
-            part(support, self.queries, there, key_query),
-            jnp.asarray(i, jnp.int32),
+        return _Drawn(
+            part(jnp.zeros_like(support), self.shots, support),
+            part(support, self.queries, there),
+            key_support,
+            key_query,
         )
+
+
+class _Drawn(NamedTuple):
+    support: Batch
+    query: Batch
+    key_support: Key
+    key_query: Key

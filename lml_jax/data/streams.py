@@ -51,7 +51,7 @@ def class_incremental(
         ways: classes in an episode; None: all of the largest task.
         meta_batch: episodes in one call of `episodes`.
         small: classes with too few examples: "refuse" raises, "pad" uses what they have with
-            missing examples of weight 0, "skip" leaves them out of the stream.
+            missing examples of weight 0, "skip" leaves them out of the stream (and of `order`).
 
     Returns:
         A `Stream`.
@@ -77,7 +77,11 @@ def class_incremental(
     usable = build.usable()
     group = np.asarray(data.group)[usable]
     if order is not None:
-        classes = _check_order(order, sizes, data.classes)
+        classes = _check_order(order, data.classes)
+        classes = classes[np.isin(classes, usable)]
+        if len(classes) < sum(sizes):
+            raise ValueError(f"order has {len(classes)} classes, expected at least {sum(sizes)}")
+        classes = classes[: sum(sizes)]
     elif by_group and len(np.unique(group)) > 1:
         classes = usable[_from_groups(group, sizes, rng)].reshape(-1)
     else:
@@ -197,10 +201,15 @@ def of_tasks(
     """
     known(returning, ("divide", "repeat"), what="treatment of returning classes")
     for i, classes in enumerate(tasks):
-        _check_order(classes, [max(1, len(classes))], data.classes, what=f"task {i}")
+        _check_order(classes, data.classes, what=f"task {i}")
     if not len(tasks):
         raise ValueError("an empty stream: 0 tasks")
     build = Build(data, test, train_per_class, shots, queries, ways, meta_batch, small)
+    usable = set(build.usable().tolist())
+    tasks = [[int(c) for c in classes if int(c) in usable] for classes in tasks]
+    for i, classes in enumerate(tasks):
+        if not classes:
+            raise ValueError(f"task {i} has no class (of at least {build.least()} examples)")
     return build.stream(tasks, np.random.default_rng(seed), returning, transform)
 
 
@@ -249,11 +258,9 @@ def _sizes(tasks: int | None, classes_per_task: int | Sequence[int]) -> list[int
     return sizes
 
 
-def _check_order(
-    order: Sequence[int], sizes: list[int], classes: int, *, what: str = "order"
-) -> np.ndarray:
-    """The first classes of `order`, as many as the tasks need."""
-    found = np.asarray(order)
+def _check_order(order: Sequence[int], classes: int, *, what: str = "order") -> np.ndarray:
+    """`order` as an array, once it is a list of different classes."""
+    found = np.asarray(order) if len(order) else np.zeros(0, int)
     if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer):
         raise ValueError(f"{what} must list classes 0..{classes - 1}, got {order}")
     if found.size and (found.min() < 0 or found.max() >= classes):
@@ -262,9 +269,7 @@ def _check_order(
         )
     if len(np.unique(found)) < len(found):
         raise ValueError(f"{what} names a class twice: {list(order)}")
-    if len(found) < sum(sizes):
-        raise ValueError(f"{what} has {len(found)} classes, expected at least {sum(sizes)}")
-    return found[: sum(sizes)]
+    return found
 
 
 def _from_groups(group: np.ndarray, sizes: list[int], rng: np.random.Generator) -> np.ndarray:

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lml_jax.data.augment import Jitter, affine, jittered, turn, warp
-from lml_jax.types import Batch, Stream, Task
+from lml_jax.data.arrays import from_arrays
+from lml_jax.data.augment import Jitter, affine, turn, warp
+from lml_jax.data.domains import jittered
+from lml_jax.data.streams import class_incremental
 
 KEY = jax.random.key(0)
 X = jax.random.uniform(KEY, (3, 5, 5))
@@ -41,20 +43,28 @@ def test_jitter_moves_each_image_its_own_way_within_its_limits():
 
 
 def test_a_jittered_stream_moves_what_is_drawn_and_nothing_else():
-    batch = Batch(X, jnp.arange(3))
-    one = Task(*(jax.tree.map(lambda leaf: leaf[None], batch) for _ in range(2)), jnp.zeros(1))
-    stream = Stream(
-        1, 3, jnp.ones((1, 3), bool), lambda i, key: one, lambda i: batch, lambda i: batch
-    )
+    images = np.asarray(jax.random.uniform(KEY, (12, 5, 5)))
+    stream = class_incremental(
+        from_arrays(images, np.repeat([0, 1], 6)), tasks=1, classes_per_task=2, seed=0,
+        train_per_class=4, shots=2, queries=2, meta_batch=3,
+    )  # fmt: skip
     moved = jittered(stream, Jitter())
-    drawn = moved.episodes(0, KEY)
-    for part in (drawn.support, drawn.query):
-        assert part.x.shape == (1, 3, 5, 5)
-        assert float(jnp.abs(part.x[0] - X).max()) > 0.01
-        np.testing.assert_array_equal(part.y, one.support.y)
-    assert float(jnp.abs(drawn.support.x - drawn.query.x).max()) > 0.01
-    np.testing.assert_array_equal(moved.train(0).x, X)
-    np.testing.assert_array_equal(moved.test(0).x, X)
+    plain, drawn = stream.episodes(0, KEY), moved.episodes(0, KEY)
+    for part, still in ((drawn.support, plain.support), (drawn.query, plain.query)):
+        assert part.x.shape == (3, 4, 5, 5)
+        assert (np.abs(part.x - still.x).max((2, 3)) > 0.01).all()  # every image moved
+        np.testing.assert_array_equal(part.y, still.y)
+    # The same image is moved anew in each episode, and in the support as in the query set.
+    of_still = np.asarray(plain.support.x).reshape(-1, 25)
+    of_moved = np.asarray(drawn.support.x).reshape(-1, 25)
+    rows, times = np.unique(of_still, axis=0, return_counts=True)
+    twice = np.flatnonzero((of_still == rows[times.argmax()]).all(1))
+    assert len(twice) > 1
+    assert np.abs(of_moved[twice[0]] - of_moved[twice[1]]).max() > 0.01
+    jax.tree.map(np.testing.assert_array_equal, moved.train(0), stream.train(0))
+    jax.tree.map(np.testing.assert_array_equal, moved.test(0), stream.test(0))
+    jax.tree.map(np.testing.assert_array_equal, moved.batch(0), stream.batch(0))
+    assert float(jnp.abs(moved.batch(0, KEY).x - stream.batch(0).x).max()) > 0.01
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.float16])

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from lml_jax.data.arrays import from_arrays
-from lml_jax.data.streams import class_incremental, domain_incremental, permuted, rotated
+from lml_jax.data.domains import permuted, rotated
+from lml_jax.data.streams import class_incremental, domain_incremental
 
 KEY = jax.random.key(0)
 
