@@ -1,4 +1,4 @@
-"""How a program is executed: scan or loop, unrolled or not, what is recomputed, updates per call."""
+"""How a program is executed: scan or loop, unrolled or not, recomputation, updates per call."""
 
 from typing import Literal, NamedTuple
 
