@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from lml_jax.lifelong.baselines import finetune
+from lml_jax.lifelong.finetune import finetune
 
 from lml_jax import losses, metrics, nets, train
 from lml_jax.data.arrays import from_arrays

@@ -95,6 +95,7 @@ def classifier_of(plan: Plan, classes: int) -> Learner:
         inner.fixed(optax.sgd(plan.inner_rate)),
         steps=s.inner_steps,
         unroll=plan.how.unroll,
+        remat=plan.how.remat,
     )
 
 
