@@ -62,7 +62,7 @@ def test_a_damaged_start_is_trained_again(cache, tmp_path, background):
     params, found = pretrain.parameters_of(plan, "classifier", 4, background, place)
     (cache / found["start_file"]).write_bytes(b"PK")
     other = Place(tmp_path / "b", progress=False)
-    with pytest.warns(UserWarning, match="no whole file of parameters"):
+    with pytest.warns(UserWarning, match="no whole file of arrays"):
         again, _ = pretrain.parameters_of(plan, "classifier", 4, background, other)
     jax.tree.map(np.testing.assert_array_equal, params, again)
 
