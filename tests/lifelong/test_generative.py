@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from lml_jax.lifelong.finetune import finetune
 
 from lml_jax import losses, metrics, nets, train
 from lml_jax.data.arrays import from_arrays
@@ -17,6 +16,7 @@ from lml_jax.data.streams import class_incremental
 from lml_jax.generative.examples import joined
 from lml_jax.generative.gan.gan import conditional_gan
 from lml_jax.learners.maml import maml
+from lml_jax.lifelong.finetune import finetune
 from lml_jax.lifelong.generative_replay import lifelong_generative
 from lml_jax.lifelong.label_space import LabelSpace, label_space_of
 from lml_jax.lifelong.run import run_stream
