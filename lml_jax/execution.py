@@ -51,6 +51,8 @@ def execution(
         Execution(scan=False, unroll=True, remat=True, chunk=25)
         >>> execution("conv", steps=2000, backend="gpu")
         Execution(scan=True, unroll=False, remat=False, chunk=100)
+        >>> execution("conv", steps=2000, inner_steps=5, backend="gpu").remat
+        True
     """
     backend = backend or jax.default_backend()
     looped = net == "conv" and backend == "cpu"
