@@ -7,7 +7,6 @@ in their module: `lml_jax.losses`, `nets`, `memory`, `heads`, `metrics`, `inner`
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from lml_jax import nets as nets
 from lml_jax import parallel as parallel
 from lml_jax import storage as storage
 from lml_jax import updates as updates
+from lml_jax._version import __version__ as __version__
 from lml_jax.data.arrays import from_arrays as from_arrays
 from lml_jax.data.arrays import rotations as rotations
 from lml_jax.data.arrays import select as select
@@ -87,8 +87,6 @@ from lml_jax.types import TrainState as TrainState
 
 if TYPE_CHECKING:
     from lml_jax import plots as plots
-
-__version__ = version("lml-jax")
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from lml_jax.types import Key, Params
+from lml_jax.types import Key, Params, PyTree
 from lml_jax.updates import apply_update, paths_of, transformation
 
 InnerLoss = Callable[[Params, Key], Array]  # (fast params, key of the step) -> scalar
@@ -94,9 +94,11 @@ def per_layer_and_step(step_size: float, *, steps: int) -> Rule:
         raise ValueError(f"steps must be at least 1, got {steps}")
 
     def tx(alpha: Params) -> optax.GradientTransformation:
-        def update(grads: Params, count: Array, params: Params = None) -> tuple[Params, Array]:
-            s = jnp.minimum(count, steps - 1)
-            return jax.tree.map(lambda a, g: -a[s] * g, alpha, grads), count + 1
+        def update(
+            updates: Params, state: PyTree, params: Params | None = None
+        ) -> tuple[Params, PyTree]:
+            s = jnp.minimum(state, steps - 1)
+            return jax.tree.map(lambda a, g: -a[s] * g, alpha, updates), state + 1
 
         return optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
 

@@ -34,36 +34,14 @@ def draw_positions(count: Array, key: Key, *, n: int) -> Array:
     # Integers of 32 bits modulo the range: the bias is below count / 2^32.
     drawn = jax.random.randint(key_draw, (n,), 0, highest + 1)
 
-    def take(t: Array, taken: Array) -> Array:
-        before = jnp.any((taken == drawn[t]) & (jnp.arange(n) < t))
-        return taken.at[t].set(jnp.where(before, highest[t], drawn[t]))
-
-    taken = jax.lax.fori_loop(0, n, take, jnp.zeros(n, jnp.int32))
-    # Floyd's set is uniform but not its order: support and query sets are cut from it.
-    real = jnp.arange(n) < count
-    order = jnp.argsort(jnp.where(real, jax.random.uniform(key_order, (n,)), 2.0))
-    return jnp.where(real, taken[order], 0)
-
-
-def split_shots(count: Array, *, shots: int, queries: int) -> Array:
-    """Support examples that a class of `count` gives: `shots`, or its share of what there is.
-
-    A class of fewer than shots + queries examples is divided in the same proportion, with one
-    support example at least.
-
-    Example:
-        >>> [int(split_shots(jnp.array(c), shots=5, queries=15)) for c in (40, 8, 1)]
-        [5, 2, 1]
-    """
-    share = jnp.maximum(count * shots // (shots + queries), 1)
-    return jnp.where(count >= shots + queries, shots, jnp.minimum(share, count))
-
-
-def take(x: PyTree, rows: Array) -> PyTree:
+    def take(x: PyTree, rows: Array) -> PyTree:
     """The given rows of every array of x, on the device.
 
     Of an array in host memory, or memory-mapped, nothing but these rows is read, unless `rows` is
-    traced: then the whole array moves to the device.
+    traced: then an array in host memory moves to the device as a whole.
+
+    Raises:
+        ValueError: for a memory-mapped array inside jit or vmap, which would be read whole.
 
     Example:
         >>> take({"ids": jnp.arange(4)}, jnp.array([2, 0]))["ids"].tolist()
@@ -72,8 +50,15 @@ def take(x: PyTree, rows: Array) -> PyTree:
     known_now = concrete(rows)
 
     def of_leaf(leaf: Array | np.ndarray) -> Array:
-        if isinstance(leaf, np.ndarray) and known_now is not None:
+        if not isinstance(leaf, np.ndarray):
+            return leaf[rows]
+        if known_now is not None:
             return jnp.asarray(leaf[known_now[0]])
+        if isinstance(leaf, np.memmap):
+            raise ValueError(
+                "a memory-mapped array cannot be read inside jit: take one task at a time to the "
+                "device with Stream.local(i), as run_stream does"
+            )
         return jnp.asarray(leaf)[rows]
 
     return jax.tree.map(of_leaf, x)

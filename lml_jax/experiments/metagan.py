@@ -30,7 +30,7 @@ from lml_jax.generative.metagan.metagan import metagan
 from lml_jax.metrics import generators as generator_metrics
 from lml_jax.pixels import as_float
 from lml_jax.settings import check_literals, check_numbers
-from lml_jax.types import ExampleLoss, Key, Learner, Params, TaskGenerator
+from lml_jax.types import ExampleLoss, Key, Learner, Params, PyTree, TaskGenerator
 
 WATCHED = ("d_loss", "d_real", "d_fake", "d_accuracy", "g_loss", "diversity")
 SHOWN = 4  # test tasks in a grid
@@ -129,12 +129,15 @@ def by_part(rules: dict[str, optax.GradientTransformation]) -> optax.GradientTra
     def init(params: Params) -> Any:
         return {name: tx.init(params[name]) for name, tx in rules.items()}
 
-    def update(grads: Params, state: Any, params: Params) -> tuple[Params, Any]:
+    def update(
+        updates: Params, state: PyTree, params: Params | None = None
+    ) -> tuple[Params, PyTree]:
+        own = dict.fromkeys(rules) if params is None else params
         both = {
-            name: tx.update(grads[name], state[name], params[name]) for name, tx in rules.items()
+            name: tx.update(updates[name], state[name], own[name]) for name, tx in rules.items()
         }
-        updates, after = ({name: pair[i] for name, pair in both.items()} for i in (0, 1))
-        return updates, after
+        moved, after = ({name: pair[i] for name, pair in both.items()} for i in (0, 1))
+        return moved, after
 
     return optax.GradientTransformation(init, update)
 

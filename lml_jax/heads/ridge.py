@@ -47,8 +47,8 @@ def ridge(*, strength: float = 1.0, tau: float = 10.0, intercept: bool = False) 
     Example:
         >>> head = ridge(strength=1e-3, tau=1.0)
         >>> stats = head.learn(head.init(2, 2), jnp.eye(2), jnp.array([0, 1]))
-        >>> head.logits(stats, jnp.eye(2)).round(2).tolist()
-        [[1.0, 0.0], [0.0, 1.0]]
+        >>> head.logits(stats, jnp.eye(2)).argmax(1).tolist()
+        [0, 1]
 
     Source:
         McDonnell, Gong, Parvaneh, Abbasnejad, van den Hengel. RanPAC: Random Projections and

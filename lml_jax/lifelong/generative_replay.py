@@ -165,9 +165,11 @@ def lifelong_generative(
         trained = train.update(state.train._replace(bad_step=halted), value, grads, tx)
         # And a classifier that stands still stops the generator.
         alone = (trained.bad_step >= 0) & (made.bad_step < 0)
-        made = jax.lax.cond(alone, lambda: own.generator, lambda: made)
-        moved = state._replace(train=trained, seen=seen, own=own._replace(generator=made))
+        kept = jax.lax.cond(alone, lambda: own.generator, lambda: made)
+        moved = state._replace(train=trained, seen=seen, own=own._replace(generator=kept))
+        own_fault = jnp.where(made.bad_step < 0, trained.bad_step, -1)
         metrics = {"loss": value, **metrics, "bad_step": trained.bad_step}
+        metrics["bad_step_classifier"] = own_fault
         return moved, {**_beside(shown, metrics), **metrics}
 
     def observe(state: LifelongState, batch: Batch, key: Key) -> tuple[LifelongState, Metrics]:

@@ -158,6 +158,7 @@ def memory_learner(
         params = learner.init(key, x) if params is None else params
         _check_classes(learner, params, x, classes)
         memory, zero = bank.init(space.item(x)), jnp.zeros((), jnp.int32)
+        _check_room(bank, memory, shots * classes, retention_weight)
         if recall_by == "statistics":
             own = Recalled(start(learner, params, x), zero)
         else:
@@ -255,6 +256,16 @@ def _check_classes(learner: Learner, params: Params, x: Array, classes: int) -> 
     if found != classes:
         raise ValueError(
             f"the learner has {found} classes, expected {classes}, as the label space has"
+        )
+
+
+def _check_room(bank: MemoryBank, memory: PyTree, taken: int, retention_weight: float) -> None:
+    room = jax.eval_shape(bank.contents, memory)[1].shape[0]
+    if retention_weight > 0 and room <= taken:
+        raise ValueError(
+            f"the bank has room for {room} examples, and a support set may take {taken} of them "
+            "(shots x classes): no queries are left for the retention loss; expected a larger "
+            "bank, fewer shots, or retention_weight=0"
         )
 
 

@@ -110,7 +110,7 @@ def run_online(
     for t in range(stream.batches):
         key_batch = jax.random.fold_in(key_train, t)
         state, right, metrics = observe(train.copy(state), stream, t, key_batch)
-        before.append(right if t else jnp.nan)
+        before.append(right if t else jnp.full((), jnp.nan))
         last = t + 1 == stream.batches
         if (t + 1) % score_every == 0 or last:
             train.check_finite(state, metrics, where=f", by batch {t} of the stream")

@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax import Array
 
 from lml_jax.checks import check_positive
+from lml_jax.nets._apply import outputs_of
 from lml_jax.nets.feedforward import Linear, Mlp
 from lml_jax.types import ConditionalNet, Params
 
@@ -32,7 +33,7 @@ def generator(hidden: Sequence[int], shape: Sequence[int]) -> ConditionalNet:
     join = partial(jnp.concatenate, axis=1)
 
     def apply(params: Params, z: Array, h: Array) -> Array:
-        return jnp.tanh(module.apply({"params": params}, join([z, h]))).reshape(-1, *shape)
+        return jnp.tanh(outputs_of(module, params, join([z, h]))).reshape(-1, *shape)
 
     return ConditionalNet(lambda key, z, h: module.init(key, join([z, h]))["params"], apply)
 
@@ -55,7 +56,7 @@ def projection_discriminator(hidden: Sequence[int]) -> ConditionalNet:
     module = _Projection(tuple(hidden))
     return ConditionalNet(
         lambda key, x, h: module.init(key, x, h)["params"],
-        lambda params, x, h: module.apply({"params": params}, x, h),
+        lambda params, x, h: outputs_of(module, params, x, h),
     )
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from lml_jax.nets._apply import outputs_of
 from lml_jax.types import Context, Key, Params
 
 
@@ -51,10 +52,10 @@ def lstm_context(features: int, *, steps: int = 5) -> Context:
         }
 
     def support(params: Params, z: Array, weight: Array) -> Array:
-        return g.apply({"params": params["g"]}, z, weight > 0)
+        return outputs_of(g, params["g"], z, weight > 0)
 
     def query(params: Params, z: Array, support: Array, weight: Array) -> Array:
-        return f.apply({"params": params["f"]}, z, support, weight > 0)
+        return outputs_of(f, params["f"], z, support, weight > 0)
 
     return Context(init, support, query)
 

@@ -16,6 +16,7 @@ from flax import linen as nn
 from jax import Array
 
 from lml_jax.checks import check_images, check_positive, known
+from lml_jax.nets._apply import outputs_of
 from lml_jax.nets._batched_conv import conv2d
 from lml_jax.pixels import as_float
 from lml_jax.types import Key, Net, Params
@@ -119,7 +120,7 @@ def _net(
         return module.lazy_init(key, example)["params"]
 
     def apply(params: Params, x: Array) -> Array:
-        return module.apply({"params": params}, shaped(name, _as_float(name, x)))
+        return outputs_of(module, params, shaped(name, _as_float(name, x)))
 
     def freeze(params: Params, x: Array) -> Params:
         moving = {
@@ -230,7 +231,10 @@ class _Norm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (c,), x.dtype)
         bias = self.param("bias", nn.initializers.zeros, (c,), x.dtype)
         if self.has_variable("params", "mean"):
-            mean, var = (jax.lax.stop_gradient(self.get_variable("params", k)) for k in _FROZEN)
+            frozen: list[Array] = [
+                jax.lax.stop_gradient(self.get_variable("params", k)) for k in _FROZEN
+            ]
+            mean, var = frozen[0], frozen[1]
             centred = x - mean
         else:
             over = _batch_mean if self.groups is None else partial(_group_mean, groups=self.groups)

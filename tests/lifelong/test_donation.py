@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from lml_jax.lifelong.baselines import finetune, joint
 
 from lml_jax import nets
 from lml_jax.data.arrays import from_arrays
@@ -16,11 +15,13 @@ from lml_jax.generative.vaml.stream import vaml_stream
 from lml_jax.learners.gemcl import gemcl
 from lml_jax.learners.maml import maml
 from lml_jax.learners.protonet import protonet
+from lml_jax.lifelong.finetune import finetune
 from lml_jax.lifelong.generative_replay import lifelong_generative
-from lml_jax.lifelong.label_space import head_of
+from lml_jax.lifelong.joint import joint
+from lml_jax.lifelong.label_space import label_space_of
 from lml_jax.lifelong.lifelong_maml import lifelong_maml
 from lml_jax.lifelong.memory_replay import memory_learner
-from lml_jax.types import Batch, StreamGenerator
+from lml_jax.types import StreamGenerator
 
 KEY = jax.random.key(0)
 CLASSES, TX = 4, optax.adam(1e-2)
@@ -48,7 +49,7 @@ def few_shot_gan():
 
 
 def generative(head):
-    return lifelong_generative(DESCENT, TX, head, gan(), replay_batch=4)
+    return lifelong_generative(DESCENT, TX, head, gan(), past_batch=4)
 
 
 # name -> (the few-shot learner, head -> the lifelong learner)
@@ -82,12 +83,11 @@ def stream():
 
 @pytest.mark.parametrize(("few_shot", "make"), LEARNERS.values(), ids=LEARNERS)
 def test_init_donate_init_donate_end_task_donate(stream, few_shot, make):
-    learner, first = make(head_of(stream)), stream.train(0)
+    learner, first = make(label_space_of(stream)), stream.train(0)
     step = jax.jit(learner.step, donate_argnums=0)
     params = few_shot.init(KEY, first.x)
-    example = Batch(first.x[0], first.y[0])
     for begin_from in (None, params, params):
-        state = learner.init(KEY, example, begin_from)
+        state = learner.init(KEY, first.x, begin_from)
         state, _ = step(state, stream.episodes(0, KEY), KEY)
     for i in range(2):
         state = learner.end_task(state, stream.train(i), KEY)

@@ -1,5 +1,8 @@
 """The generative learner on a small stream of images: what it stores, and what it remembers."""
 
+from dataclasses import replace
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +18,9 @@ from lml_jax.generative.conditioning import joined
 from lml_jax.generative.gan.gan import conditional_gan
 from lml_jax.learners.maml import maml
 from lml_jax.lifelong.generative_replay import lifelong_generative
-from lml_jax.lifelong.label_space import Head, head_of
+from lml_jax.lifelong.label_space import LabelSpace, label_space_of
 from lml_jax.lifelong.run import run_stream
-from lml_jax.types import Batch, Generator
+from lml_jax.types import Batch, StreamGenerator
 
 KEY = jax.random.key(0)
 CLASSES = 6
@@ -40,8 +43,8 @@ def stream():
     )  # fmt: skip
 
 
-def learner_of(head, *, transfer="align", options=None, **gan):
-    generator, finish = conditional_gan(
+def learner_of(space, *, options=None, **gan):
+    generator = conditional_gan(
         nets.generator([32], (6, 6)),
         nets.projection_discriminator([32]),
         optax.adam(3e-3, b1=0.0, b2=0.99),
@@ -50,22 +53,21 @@ def learner_of(head, *, transfer="align", options=None, **gan):
         classes=CLASSES,
         noise=4,
         ema=0.9,
-        transfer=transfer,
         past_batch=24,
         **gan,
     )
     few_shot = maml(nets.mlp([32], CLASSES), optax.sgd(0.1), steps=1)
     return lifelong_generative(
-        few_shot, optax.adam(1e-2), head, generator, finish, replay_batch=24, **(options or {})
+        few_shot, optax.adam(1e-2), space, generator, past_batch=24, **(options or {})
     )
 
 
 @pytest.fixture(scope="module")
 def runs(stream):
-    head = head_of(stream)
+    head = label_space_of(stream)
     few_shot = maml(nets.mlp([32], CLASSES), optax.sgd(0.1), steps=1)
     learners = {
-        "align": learner_of(head, options={"test_batch": 8, "augment_batch": 8}),
+        "align": learner_of(head, options={"test_generated": 8, "generated": 8}),
         "finetune": finetune(few_shot, optax.adam(1e-2), head),
     }
     return {
@@ -94,13 +96,13 @@ def test_no_example_is_stored(runs, stream):
             rows = leaf.reshape(-1, 36)
             gaps = jnp.abs(rows[:, None] - images[None]).sum(axis=2)
             assert float(gaps.min()) > 0.1
-    assert jax.tree.leaves(runs["align"].state.generator.memory) == []
+    assert jax.tree.leaves(runs["align"].state.own.generator.memory) == []
 
 
 def test_the_second_task_compiles_nothing(stream):
-    learner = learner_of(head_of(stream), options={"augment_batch": 4, "test_batch": 4})
+    learner = learner_of(label_space_of(stream), options={"generated": 4, "test_generated": 4})
     first = stream.train(0)
-    state = learner.init(KEY, Batch(first.x[0], first.y[0]))
+    state = learner.init(KEY, first.x)
     traces = []
 
     @jax.jit
@@ -112,14 +114,16 @@ def test_the_second_task_compiles_nothing(stream):
         state, shown = step(state, i, KEY)
         state = jax.jit(learner.end_task)(state, stream.train(i), KEY)
     assert len(traces) == 1
-    assert {"loss", "replay_loss", "d_loss", "g_loss", "spread"} <= set(shown)
+    assert {"loss", "retention", "generator_retention", "d_loss", "g_loss", "diversity"} <= set(
+        shown
+    )
 
 
 def test_replay_has_the_share_of_the_past_tasks(stream):
     """1/i of the arriving task, (i-1)/i of the replay; nothing of it in the first task."""
-    learner = learner_of(head_of(stream))
+    learner = learner_of(label_space_of(stream))
     first = stream.train(0)
-    state = learner.init(KEY, Batch(first.x[0], first.y[0]))
+    state = learner.init(KEY, first.x)
 
     def of_task(state, seen):
         """The loss of the arriving task alone, among the labels seen."""
@@ -132,13 +136,19 @@ def test_replay_has_the_share_of_the_past_tasks(stream):
 
     alone = of_task(state, seen=2)
     state, shown = learner.step(state, stream.episodes(0, KEY), KEY)
-    assert float(shown["replay_loss"]) == 0.0
+    assert float(shown["retention"]) == 0.0
     np.testing.assert_allclose(shown["loss"], alone, rtol=1e-5)
     state = learner.end_task(state, first, KEY)
     now = of_task(state, seen=4)
     _, shown = learner.step(state, stream.episodes(1, KEY), KEY)
-    assert float(shown["replay_loss"]) > 0
-    np.testing.assert_allclose(shown["loss"], now / 2 + shown["replay_loss"] / 2, rtol=1e-5)
+    assert float(shown["retention"]) > 0
+    np.testing.assert_allclose(shown["loss"], now / 2 + shown["retention"] / 2, rtol=1e-5)
+
+
+class Counts(NamedTuple):
+    finished: jax.Array
+    step: jax.Array
+    bad_step: jax.Array
 
 
 def liar(stream):
@@ -148,14 +158,20 @@ def liar(stream):
     task = jnp.repeat(jnp.arange(3), every.y.shape[1])
 
     def sample(state, code, key, *, n):
-        known = task < state
+        known = task < state.finished
         rows = jax.random.choice(key, len(labels), (n,), p=known / jnp.maximum(known.sum(), 1))
         own = stream.members[task[rows]] & (jnp.arange(CLASSES)[None] != labels[rows, None])
-        return Batch(images[rows], jnp.argmax(own, axis=1), jnp.full(n, (state > 0).astype(float)))
+        there = jnp.full(n, (state.finished > 0).astype(float))
+        return Batch(images[rows], jnp.argmax(own, axis=1), there)
 
-    start = jnp.zeros((), jnp.int32)
-    generator = Generator(lambda key, x: start, None, lambda s, tasks, key: (s, {}), sample)
-    return generator, lambda state, batch, key: state + 1
+    start = Counts(*(jnp.zeros((), jnp.int32),) * 2, jnp.full((), -1, jnp.int32))
+    return StreamGenerator(
+        init=lambda key, x: start,
+        step=lambda state, tasks, key: (state._replace(step=state.step + 1), {}),
+        end_task=lambda state, batch, key: state._replace(finished=state.finished + 1),
+        encode=None,
+        sample=sample,
+    )
 
 
 def test_the_old_classifier_corrects_the_labels_of_samples(stream):
@@ -163,7 +179,11 @@ def test_the_old_classifier_corrects_the_labels_of_samples(stream):
     acc = {}
     for temperature in (None, 2.0):
         learner = lifelong_generative(
-            few_shot, optax.adam(1e-2), head_of(stream), *liar(stream), temperature=temperature
+            few_shot,
+            optax.adam(1e-2),
+            label_space_of(stream),
+            liar(stream),
+            temperature=temperature,
         )
         acc[temperature] = metrics.average_accuracy(
             run_stream(learner, stream, KEY, steps=150, scan=True).R
@@ -174,11 +194,11 @@ def test_the_old_classifier_corrects_the_labels_of_samples(stream):
 
 def test_samples_join_late_in_each_task(stream):
     """The delay begins anew with each task: the step after the first task is without samples."""
-    options = {"augment_batch": 8, "augment_from": 3, "augment_weight": 1.0}
-    late = learner_of(head_of(stream), options=options)
-    never = learner_of(head_of(stream), options={**options, "augment_weight": 0.0})
+    options = {"generated": 8, "generated_from": 3, "generated_weight": 1.0}
+    late = learner_of(label_space_of(stream), options=options)
+    never = learner_of(label_space_of(stream), options={**options, "generated_weight": 0.0})
     first = stream.train(0)
-    state = late.init(KEY, Batch(first.x[0], first.y[0]))
+    state = late.init(KEY, first.x)
     for task, joins in [(0, False), (0, False), (0, False), (0, True), (1, False)]:
         if task == 1 and int(state.finished) == 0:
             state = late.end_task(state, first, KEY)
@@ -194,8 +214,8 @@ def test_samples_join_late_in_each_task(stream):
 
 def test_samples_join_the_support_set_of_a_test_task(stream):
     """With a class of one bad support example, samples of it move the adapted prediction."""
-    head = head_of(stream)
-    plain, helped = (learner_of(head, options={"test_batch": n}) for n in (0, 32))
+    head = label_space_of(stream)
+    plain, helped = (learner_of(head, options={"test_generated": n}) for n in (0, 32))
     state = run_stream(plain, stream, KEY, steps=60, scan=True).state
     episode = jax.tree.map(lambda leaf: leaf[0], stream.episodes(0, KEY))
     logits = [
@@ -218,46 +238,43 @@ def test_weights_of_generated_examples():
     ("where", "part"), [("generator", "in the discriminator"), ("classifier", "in the classifier")]
 )
 def test_what_is_not_finite_is_named_and_stops_the_run(stream, where, part):
-    learner = learner_of(head_of(stream))
+    learner = learner_of(label_space_of(stream))
     if where == "generator":
-
-        def drawn(i, key):
-            tasks = stream.episodes(i, key)
-            x = jnp.where(jnp.asarray(i) == 1, jnp.nan, tasks.query.x)
-            return tasks._replace(query=tasks.query._replace(x=x))
-
-        broken = stream._replace(episodes=drawn)
+        index = stream.train_index  # every image of the second task is NaN
+        x = np.array(stream.x)
+        x[np.asarray(index.rows)[int(index.start[1, 0]) : int(index.start[2, 0])]] = np.nan
+        broken = replace(stream, x=x)
     else:
         tx = optax.chain(
             optax.sgd(1e-2), optax.scale_by_schedule(lambda n: jnp.where(n < 5, 1.0, jnp.inf))
         )
-        generator, finish = conditional_gan(
+        generator = conditional_gan(
             nets.generator([8], (6, 6)), nets.projection_discriminator([8]), optax.adam(1e-3),
             optax.adam(1e-3), tasks=3, classes=CLASSES,
         )  # fmt: skip
         few_shot = maml(nets.mlp([8], CLASSES), optax.sgd(0.1), steps=1)
-        learner = lifelong_generative(few_shot, tx, head_of(stream), generator, finish)
+        learner = lifelong_generative(few_shot, tx, label_space_of(stream), generator)
         broken = stream
     with pytest.raises(train.DivergedError, match=f"step 5.*{part}") as caught:
         run_stream(learner, broken, KEY, steps=5 if where == "generator" else 8, scan=True)
     state = caught.value.state
     assert int(state.bad_step) == 5
-    assert int(state.step) == int(state.generator.step) == 5
+    assert int(state.step) == int(state.own.generator.step) == 5
     floats = [w for w in jax.tree.leaves(state) if jnp.issubdtype(w.dtype, jnp.floating)]
     assert all(jnp.isfinite(w).all() for w in floats)
 
 
 def test_a_task_incremental_learner_tells_past_samples_from_their_own_task(stream):
-    head = head_of(stream, task_incremental=True)
+    head = label_space_of(stream, task_incremental=True)
     run = run_stream(learner_of(head), stream, KEY, steps=150, scan=True, task_incremental=True)
     np.testing.assert_array_equal(run.R, run.R_task)
     assert metrics.average_accuracy(run.R) > 0.8
 
 
 def test_labels_local_to_an_episode_are_refused(stream):
-    learner = learner_of(head_of(stream))
+    learner = learner_of(label_space_of(stream))
     first = stream.train(0)
-    state = learner.init(KEY, Batch(first.x[0], first.y[0]))
+    state = learner.init(KEY, first.x)
     local = episodes(bars(), tasks=1, ways=2, shots=1, queries=1)(bars(), KEY)
     with pytest.raises(ValueError, match=r"Task\.id is None"):
         learner.step(state, local, KEY)
@@ -266,11 +283,11 @@ def test_labels_local_to_an_episode_are_refused(stream):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"augment_weight": 1.5}, r"must be in \[0, 1\], got 1.5"),
-        ({"augment_batch": -1}, "got 24, -1, 0 and 0"),
-        ({"test_batch": -2}, "got 24, 0, -2 and 0"),
+        ({"generated_weight": 1.5}, r"must be in \[0, 1\], got 1.5"),
+        ({"generated": -1}, "got 24, -1, 0 and 0"),
+        ({"test_generated": -2}, "got 24, 0, -2 and 0"),
     ],
 )
 def test_what_cannot_be_built_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        learner_of(Head(3, jnp.zeros(CLASSES, bool)), options=options)
+        learner_of(LabelSpace(3, jnp.zeros(CLASSES, bool)), options=options)

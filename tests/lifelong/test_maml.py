@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from lml_jax.lifelong.baselines import joint
 
-from lml_jax import losses, nets
+from lml_jax import losses, memory, nets
 from lml_jax.learners.maml import maml
 from lml_jax.lifelong import history
-from lml_jax.lifelong.label_space import Head
+from lml_jax.lifelong.joint import joint
+from lml_jax.lifelong.label_space import LabelSpace
 from lml_jax.lifelong.lifelong_maml import lifelong_maml
 from lml_jax.types import Batch, Task
 
@@ -19,8 +19,8 @@ KEY = jax.random.key(0)
 ALPHA, STEPS, CLASSES = 0.3, 2, 4
 NET = nets.mlp([], CLASSES)
 FEW_SHOT = maml(NET, optax.sgd(ALPHA), steps=STEPS)
-CLASS = Head(3, jnp.zeros(CLASSES, bool))
-TASK = Head(
+CLASS = LabelSpace(3, jnp.zeros(CLASSES, bool))
+TASK = LabelSpace(
     3, jnp.zeros(CLASSES, bool), jnp.array([[1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 1, 1]], bool)
 )
 
@@ -36,7 +36,7 @@ EPISODE = Task(batch(7, 2), batch(8, 2), jnp.array(2))
 
 def update(learner):
     """(parameters before, gradient taken) of one SGD step on task 2, after tasks 0 and 1."""
-    state = learner.init(KEY, Batch(jnp.zeros(3), jnp.zeros((), jnp.int32)))
+    state = learner.init(KEY, jnp.zeros((1, 3)))
     for i, past in enumerate(PAST):
         state = state._replace(seen=state.seen.at[i].set(True))
         state = learner.end_task(state, past, KEY)
@@ -55,15 +55,15 @@ def labels(head, task):
 
 
 @pytest.mark.parametrize("head", [CLASS, TASK], ids=["class", "task"])
-@pytest.mark.parametrize("form", history.FORMS)
-def test_the_history_is_judged_at_the_adapted_parameters(head, form):
+@pytest.mark.parametrize("reduction", history.REDUCTIONS)
+def test_the_history_is_judged_at_the_adapted_parameters(head, reduction):
     learner = lifelong_maml(
-        FEW_SHOT, optax.sgd(1.0), head, decay=0.5, form=form, every_task=True, capacity=4,
-        history_batch=3,
+        FEW_SHOT, optax.sgd(1.0), head, decay=0.5, reduction=reduction, every_task=True,
+        bank=memory.task_indexed(4, tasks=3), past_batch=3,
     )  # fmt: skip
     before, got = update(learner)
     raw = np.array([0.25, 0.5])
-    w = {"sum": raw, "mean": raw / 2, "normalised": raw / raw.sum()}[form]
+    w = {"sum": raw, "mean": raw / 2, "normalised": raw / raw.sum()}[reduction]
 
     def outer(params):
         theta = params["theta"]
@@ -78,7 +78,7 @@ def test_the_history_is_judged_at_the_adapted_parameters(head, form):
 
 def test_joint_training_descends_the_mean_over_all_tasks():
     """2,000 draws from the past: the share of each task is right within 5 standard errors."""
-    learner = joint(FEW_SHOT, optax.sgd(1.0), CLASS, capacity=4, union_batch=2000)
+    learner = joint(FEW_SHOT, optax.sgd(1.0), CLASS, capacity=4, past_batch=2000)
     before, got = update(learner)
     both = jax.tree.map(lambda s, q: jnp.concatenate([s, q]), EPISODE.support, EPISODE.query)
 

@@ -6,15 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from lml_jax.lifelong._draws import contents, draw
 
-from lml_jax import nets
+from lml_jax import memory, nets
 from lml_jax.data.arrays import from_arrays
 from lml_jax.data.streams import class_incremental, domain_incremental
 from lml_jax.learners.gemcl import gemcl
 from lml_jax.learners.matching import matching
 from lml_jax.learners.protonet import protonet
-from lml_jax.lifelong.label_space import head_of
+from lml_jax.lifelong import _support
+from lml_jax.lifelong.label_space import label_space_of
 from lml_jax.lifelong.memory_replay import memory_learner
 from lml_jax.lifelong.run import run_stream
 from lml_jax.types import Batch, Net
@@ -44,14 +44,29 @@ def stream():
 
 
 def learner(stream, few_shot="protonet", **options):
-    options = {"per_class": PER_CLASS, "shots": 3, **options}
-    return memory_learner(FEW_SHOT[few_shot](), optax.adam(1e-2), head_of(stream), **options)
+    options = {"shots": 3, **options}
+    options.setdefault("bank", bank_of(stream, options.pop("per_class", PER_CLASS)))
+    return memory_learner(FEW_SHOT[few_shot](), optax.adam(1e-2), label_space_of(stream), **options)
+
+
+def bank_of(stream, per_class=PER_CLASS):
+    return memory.class_balanced(per_class, classes=stream.classes)
+
+
+def contents(bank, state):
+    return _support.without_gaps(_support.stored(bank, state.memory)[0])
+
+
+def drawn_from(stream, state, bank=None, *, every_task=False):
+    return _support.draw(
+        bank_of(stream) if bank is None else bank, state.memory, state.finished,
+        jnp.asarray(False), KEY, classes=stream.classes, shots=3, n=9, every_task=every_task,
+    )  # fmt: skip
 
 
 def after(stream, tasks, of):
     """The state after so many tasks, without training."""
-    first = stream.train(0)
-    state = of.init(KEY, Batch(first.x[0], first.y[0]))
+    state = of.init(KEY, stream.train(0).x)
     for i in range(tasks):
         state = of.end_task(state, stream.train(i), jax.random.key(i))
     return state
@@ -67,9 +82,9 @@ def test_it_learns_a_stream_and_keeps_it(stream, few_shot):
 
 def test_support_and_queries_are_disjoint_and_of_past_tasks(stream):
     state = after(stream, 2, learner(stream))
-    drawn = draw(state.bank, state.finished, KEY, shots=3, n=9, every=True, queries=True)
+    drawn = drawn_from(stream, state, every_task=True)
     assert drawn.support.x.shape[0] == CLASSES * 3
-    assert drawn.query.x.shape[0] == CLASSES * (PER_CLASS - 3)
+    assert drawn.query.weight.sum() == 2 * PER_TASK * (PER_CLASS - 3)
     assert drawn.support.weight.reshape(CLASSES, 3).sum(1).tolist() == [3, 3, 3, 3, 0, 0]
     support = {tuple(row) for row in np.asarray(drawn.support.x[drawn.support.weight > 0])}
     query = {tuple(row) for row in np.asarray(drawn.query.x[drawn.query.weight > 0])}
@@ -80,7 +95,7 @@ def test_support_and_queries_are_disjoint_and_of_past_tasks(stream):
 
 def test_every_example_enters_the_bank_once_with_its_task(stream):
     state = after(stream, 3, learner(stream, per_class=20))
-    stored = contents(state.bank)
+    stored = contents(bank_of(stream, 20), state)
     kept = np.asarray(stored.x[stored.weight > 0])
     everything = np.concatenate([np.asarray(stream.train(i).x) for i in range(TASKS)])
     assert len(kept) == len(everything)
@@ -100,23 +115,23 @@ def test_empty_slots_hold_repeats_and_recall_does_not_depend_on_them(stream):
         logits = []
         for capacity in (PER_CLASS, 3 * PER_CLASS):
             of = memory_learner(
-                protonet(net, classes=CLASSES), optax.adam(1e-2), head_of(stream),
-                per_class=capacity, shots=3,
+                protonet(net, classes=CLASSES), optax.adam(1e-2), label_space_of(stream),
+                bank=bank_of(stream, capacity), shots=3,
             )  # fmt: skip
-            state = of.end_task(of.init(KEY, Batch(x[0], y[0])), Batch(x, y), KEY)
+            state = of.end_task(of.init(KEY, x), Batch(x, y), KEY)
             logits.append(of.recall(state, x, KEY))
         np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-3, err_msg=few)
-    drawn = contents(after(stream, 1, learner(stream, per_class=20)).bank)
+    drawn = contents(bank_of(stream, 20), after(stream, 1, learner(stream, per_class=20)))
     assert {tuple(row) for row in np.asarray(drawn.x)} == {tuple(r) for r in np.asarray(batch.x)}
     assert drawn.weight.sum() == len(batch.y)
 
 
-@pytest.mark.parametrize("form", ["sum", "mean"])
-def test_a_drawn_task_is_an_unbiased_estimate(stream, form):
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_a_drawn_task_is_an_unbiased_estimate(stream, reduction):
     """Both estimators, averaged over draws from the same bank, agree within 4 standard errors."""
     values = {}
     for every in (True, False):
-        of = learner(stream, transfer=1.0, every_task=every, form=form)
+        of = learner(stream, retention_weight=1.0, every_task=every, reduction=reduction)
         state = after(stream, 2, of)
         episodes = stream.episodes(2, KEY)
 
@@ -133,24 +148,24 @@ def test_a_drawn_task_is_an_unbiased_estimate(stream, form):
 
 def test_the_sum_is_the_mean_times_the_tasks(stream):
     shares = {}
-    for form in ("sum", "mean"):
-        of = learner(stream, transfer=1.0, every_task=True, form=form)
+    for reduction in ("sum", "mean"):
+        of = learner(stream, retention_weight=1.0, every_task=True, reduction=reduction)
         metrics = of.step(after(stream, 2, of), stream.episodes(2, KEY), KEY)[1]
-        shares[form] = metrics["loss"] - metrics["query_loss"]
+        shares[reduction] = metrics["loss"] - metrics["query_loss"]
     np.testing.assert_allclose(shares["sum"], 2 * shares["mean"], rtol=1e-5)
 
 
 def test_without_transfer_there_is_no_term_and_no_query_is_drawn(stream):
-    of = learner(stream, transfer=0.0, shots=PER_CLASS)
+    of = learner(stream, retention_weight=0.0, shots=PER_CLASS)
     metrics = of.step(after(stream, 1, of), stream.episodes(1, KEY), KEY)[1]
-    assert "transfer" not in metrics
+    assert "retention" not in metrics
     assert metrics["loss"] == metrics["query_loss"]
 
 
 def test_before_the_first_task_ends_the_transfer_is_zero(stream):
-    of = learner(stream, transfer=1.0)
+    of = learner(stream, retention_weight=1.0)
     state, metrics = of.step(after(stream, 0, of), stream.episodes(0, KEY), KEY)
-    assert metrics["transfer"] == 0
+    assert metrics["retention"] == 0
     assert int(state.bad_step) == -1
 
 
@@ -165,7 +180,8 @@ def test_stored_statistics_are_the_prototypes_until_the_embedding_moves(stream):
     np.testing.assert_allclose(logits["samples"], logits["statistics"], rtol=1e-4, atol=1e-4)
     for way, state in states.items():
         params = jax.tree.map(lambda w: 1.1 * w, state.train.params)
-        moved = state._replace(train=state.train._replace(params=params))
+        train = state.train._replace(params=params, step=state.train.step + 1)
+        moved = state._replace(train=train)
         logits[way] = recalls[way](moved, x, KEY)
     assert jnp.abs(logits["samples"] - logits["statistics"])[:, :4].max() > 1e-2
 
@@ -200,11 +216,12 @@ def test_a_domain_stream_knows_the_task_of_each_sample():
     )  # fmt: skip
     few_shot = protonet(NET, classes=2)
     of = memory_learner(
-        few_shot, optax.adam(1e-2), head_of(turned), per_class=10, shots=3, transfer=1.0
-    )
+        few_shot, optax.adam(1e-2), label_space_of(turned), bank=bank_of(turned, 10), shots=3,
+        retention_weight=1.0,
+    )  # fmt: skip
     state = after(turned, 3, of)
-    assert set(np.unique(state.bank.items[2])) == {0, 1, 2}
-    drawn = draw(state.bank, state.finished, KEY, shots=3, n=9, every=False, queries=True)
+    assert set(np.unique(state.memory.items[2])) == {0, 1, 2}
+    drawn = drawn_from(turned, state, bank_of(turned, 10))
     assert len(set(drawn.task.tolist())) == 1
     assert drawn.query.weight.tolist() == [1.0] * 9
 
@@ -220,15 +237,15 @@ def test_the_second_step_compiles_nothing(stream):
 
 def test_bad_arguments_are_named(stream):
     with pytest.raises(ValueError, match=r"at least 0, got -1"):
-        learner(stream, transfer=-1.0)
+        learner(stream, retention_weight=-1.0)
     with pytest.raises(ValueError, match="did you mean 'mean'"):
-        learner(stream, form="meen")
+        learner(stream, reduction="meen")
     with pytest.raises(ValueError, match="did you mean 'samples'"):
         learner(stream, recall_by="sample")
-    with pytest.raises(ValueError, match="expected at most 7"):
-        learner(stream, shots=8)
-    with pytest.raises(ValueError, match="must be at least 1, got 8, 3 and 0"):
-        learner(stream, transfer_queries=0)
+    with pytest.raises(ValueError, match="room for 48 examples, and a support set may take 48"):
+        after(stream, 0, learner(stream, shots=8))
+    with pytest.raises(ValueError, match="past_batch must be at least 1, got 0"):
+        learner(stream, past_batch=0)
     of = learner(stream)
     with pytest.raises(ValueError, match="nothing was learned yet"):
         of.recall(after(stream, 0, of), stream.test(0).x, KEY)
@@ -244,7 +261,7 @@ def test_bad_arguments_are_named(stream):
         query = episodes.query._replace(y=episodes.query.y + wrong)
         with pytest.raises(ValueError, match=r"expected -1\.\.5"):
             of.step(after(stream, 0, of), episodes._replace(query=query), KEY)
-    small = memory_learner(protonet(NET, classes=5), optax.adam(1e-2), head_of(stream))
+    small = memory_learner(protonet(NET, classes=5), optax.adam(1e-2), label_space_of(stream))
     with pytest.raises(ValueError, match="the learner has 5 classes, expected 6"):
         after(stream, 0, small)
     with pytest.raises(ValueError, match="keep their size"):

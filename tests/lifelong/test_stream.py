@@ -1,20 +1,25 @@
 """Every lifelong learner on a small stream, with no branch on its name."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from lml_jax.lifelong.baselines import finetune, joint
 
-from lml_jax import metrics, nets, train
+from lml_jax import memory, metrics, nets, train
 from lml_jax.data.arrays import from_arrays
+from lml_jax.data.domains import permuted
 from lml_jax.data.episodes import episodes
-from lml_jax.data.streams import class_incremental, domain_incremental, permuted
+from lml_jax.data.streams import class_incremental, domain_incremental
 from lml_jax.learners.maml import maml
-from lml_jax.lifelong.label_space import Head, head_of
+from lml_jax.lifelong.finetune import finetune
+from lml_jax.lifelong.joint import joint
+from lml_jax.lifelong.label_space import LabelSpace, label_space_of
 from lml_jax.lifelong.lifelong_maml import lifelong_maml
-from lml_jax.lifelong.run import run_stream, score
+from lml_jax.lifelong.run import run_stream
+from lml_jax.lifelong.score import class_accuracy as score
 from lml_jax.types import Batch
 
 KEY = jax.random.key(0)
@@ -43,8 +48,10 @@ def stream():
 def learners(head):
     shared = (few_shot(head.classes), optax.adam(1e-2), head)
     return {
-        "maml": lifelong_maml(*shared, capacity=20, history_batch=10),
-        "maml, every task": lifelong_maml(*shared, every_task=True, form="mean"),
+        "maml": lifelong_maml(
+            *shared, bank=memory.task_indexed(20, tasks=head.tasks), past_batch=10
+        ),
+        "maml, every task": lifelong_maml(*shared, every_task=True, reduction="mean"),
         "maml, no history": lifelong_maml(*shared, decay=None),
         "maml, recall on the bank": lifelong_maml(*shared, recall_on="bank"),
         "finetune": finetune(*shared),
@@ -52,12 +59,12 @@ def learners(head):
     }
 
 
-NAMES = list(learners(Head(3, jnp.zeros(CLASSES, bool))))
+NAMES = list(learners(LabelSpace(3, jnp.zeros(CLASSES, bool))))
 
 
 @pytest.fixture(scope="module")
 def runs(stream):
-    made = learners(head_of(stream))
+    made = learners(label_space_of(stream))
     return {name: run_stream(made[name], stream, KEY, steps=60, scan=True) for name in NAMES}
 
 
@@ -70,7 +77,7 @@ def test_matrices_have_the_shape_and_the_gaps_of_a_class_stream(runs, name):
     np.testing.assert_array_equal(np.isfinite(run.R_task), seen)
     assert np.isfinite(run.R_adapted).all()
     assert np.isfinite(run.online).all()
-    assert {"compile", "train", "eval"} == set(run.seconds)
+    assert {"setup", "compile", "train", "eval"} == set(run.seconds)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -87,9 +94,9 @@ def test_history_forgets_less_than_none_and_than_finetuning(runs):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_second_step_compiles_nothing(stream, name):
-    learner = learners(head_of(stream))[name]
+    learner = learners(label_space_of(stream))[name]
     first = stream.train(0)
-    state = learner.init(KEY, Batch(first.x[0], first.y[0]))
+    state = learner.init(KEY, first.x)
     traces = []
 
     @jax.jit
@@ -105,48 +112,41 @@ def test_the_second_step_compiles_nothing(stream, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_labels_local_to_an_episode_are_refused(stream, name):
-    learner = learners(head_of(stream))[name]
+    learner = learners(label_space_of(stream))[name]
     first = stream.train(0)
-    state = learner.init(KEY, Batch(first.x[0], first.y[0]))
+    state = learner.init(KEY, first.x)
     local = episodes(blobs(), tasks=2, ways=2, shots=1, queries=1)(blobs(), KEY)
     with pytest.raises(ValueError, match=r"Task\.id is None"):
         learner.step(state, local, KEY)
 
 
 def test_a_head_of_another_size_is_refused(stream):
-    head = Head(3, jnp.zeros(9, bool))
+    head = LabelSpace(3, jnp.zeros(9, bool))
     learner = finetune(few_shot(9), optax.adam(1e-2), head)
-    with pytest.raises(ValueError, match="head has 9 classes, the stream has 6"):
+    with pytest.raises(ValueError, match="learner has 9 classes, the stream has 6"):
         run_stream(learner, stream, KEY, steps=1)
 
 
 def test_labels_outside_the_head_are_refused(stream):
-    def wrong(i):
-        return stream.train(i)._replace(y=stream.train(i).y + 5)
-
-    learner = finetune(few_shot(), optax.adam(1e-2), head_of(stream))
-    with pytest.raises(ValueError, match=r"task 0 \(train\) are in 5..6, outside the head"):
-        run_stream(learner, stream._replace(train=wrong), KEY, steps=1)
-
-    def drawn(i, key):
-        tasks = stream.episodes(i, key)
-        return tasks._replace(query=tasks.query._replace(y=tasks.query.y + 5))
-
-    with pytest.raises(ValueError, match=r"task 0 \(episodes\) are in 5..6, outside the head"):
-        run_stream(learner, stream._replace(episodes=drawn), KEY, steps=1)
+    index = stream.train_index
+    wrong = replace(stream, train_index=index._replace(y=index.y + 5))
+    learner = finetune(few_shot(), optax.adam(1e-2), label_space_of(stream))
+    with pytest.raises(ValueError, match=r"labels \(train\) are in 5..10, expected -1..5"):
+        run_stream(learner, wrong, KEY, steps=1)
 
 
 def test_a_loss_that_is_not_finite_names_its_task_and_keeps_the_rows_so_far(stream):
-    def poisoned(i, key):
-        tasks = stream.episodes(i, key)
-        x = jnp.where(jnp.asarray(i) == 1, jnp.nan, tasks.query.x)
-        return tasks._replace(query=tasks.query._replace(x=x))
-
+    # Every image of the second task is NaN.
+    index = stream.train_index
+    rows = np.asarray(index.rows)[np.asarray(index.start[1, 0]) : np.asarray(index.start[2, 0])]
+    x = np.array(stream.x)
+    x[rows] = np.nan
+    poisoned = replace(stream, x=x)
     rows = []
-    learner = lifelong_maml(few_shot(), optax.adam(1e-2), head_of(stream))
+    learner = lifelong_maml(few_shot(), optax.adam(1e-2), label_space_of(stream))
     with pytest.raises(train.DivergedError, match=r"step 5.*task 1 of the stream") as caught:
         run_stream(
-            learner, stream._replace(episodes=poisoned), KEY, steps=5,
+            learner, poisoned, KEY, steps=5,
             on_row=lambda i, run: rows.append((i, run.R[i].copy())),
         )  # fmt: skip
     assert [i for i, _ in rows] == [0, 1]
@@ -155,7 +155,7 @@ def test_a_loss_that_is_not_finite_names_its_task_and_keeps_the_rows_so_far(stre
 
 
 def test_a_task_incremental_learner_is_told_the_labels_of_each_task(stream):
-    told = finetune(few_shot(), optax.adam(1e-2), head_of(stream, task_incremental=True))
+    told = finetune(few_shot(), optax.adam(1e-2), label_space_of(stream, task_incremental=True))
     run = run_stream(told, stream, KEY, steps=60, scan=True, task_incremental=True)
     np.testing.assert_array_equal(run.R, run.R_task)
     assert np.isfinite(run.R).all()  # with the task told there is always something to choose from
@@ -168,7 +168,7 @@ def test_trained_parameters_are_what_row_0_scores():
     stream = domain_incremental(
         data, permuted(0), tasks=2, classes=3, seed=0, train_per_class=15, shots=3, queries=3
     )
-    learner = finetune(few_shot(3), optax.adam(1e-2), head_of(stream))
+    learner = finetune(few_shot(3), optax.adam(1e-2), label_space_of(stream))
     trained = run_stream(learner, stream, KEY, steps=60, scan=True)
     params = trained.state.train.params
     again = run_stream(learner, stream, KEY, steps=1, params=params)
@@ -180,7 +180,7 @@ def test_a_domain_stream_has_every_cell():
     stream = domain_incremental(
         data, permuted(0), tasks=3, classes=3, seed=0, train_per_class=15, shots=3, queries=3
     )
-    learner = lifelong_maml(few_shot(3), optax.adam(1e-2), head_of(stream))
+    learner = lifelong_maml(few_shot(3), optax.adam(1e-2), label_space_of(stream))
     run = run_stream(learner, stream, KEY, steps=40, scan=True)
     assert np.isfinite(run.R).all()
     assert np.isfinite(metrics.forward_transfer(run.R))
@@ -199,14 +199,14 @@ def test_a_score_counts_only_what_could_be_right():
 
 
 def test_joint_training_refuses_a_bank_that_cannot_keep_everything(stream):
-    learner = joint(few_shot(), optax.adam(1e-2), head_of(stream), capacity=29)
+    learner = joint(few_shot(), optax.adam(1e-2), label_space_of(stream), capacity=29)
     with pytest.raises(ValueError, match="a task has 30 and the capacity is 29"):
         run_stream(learner, stream, KEY, steps=1)
 
 
 def test_the_state_that_was_reported_outlives_the_run(stream):
     states = []
-    learner = finetune(few_shot(), optax.adam(1e-2), head_of(stream))
+    learner = finetune(few_shot(), optax.adam(1e-2), label_space_of(stream))
     run_stream(learner, stream, KEY, steps=2, on_row=lambda i, so_far: states.append(so_far.state))
     assert all(jnp.isfinite(w).all() for s in states for w in jax.tree.leaves(s.train.params))
 
@@ -215,13 +215,13 @@ def test_the_state_that_was_reported_outlives_the_run(stream):
     ("options", "message"),
     [
         ({"decay": 1.5}, "got 1.5"),
-        ({"form": "average"}, "'average'"),
+        ({"reduction": "average"}, "'average'"),
         ({"recall_on": "memory"}, "'memory'"),
-        ({"capacity": 0}, "got 0"),
-        ({"history_batch": 0}, "got 0 and 100"),
+        ({"every_task": True, "bank": memory.fifo(9)}, "groups by task"),
+        ({"past_batch": 0}, "past_batch must be at least 1, got 0"),
     ],
 )
 def test_what_cannot_be_built_is_refused(options, message):
-    head = Head(3, jnp.zeros(6, bool))
+    space = LabelSpace(3, jnp.zeros(6, bool))
     with pytest.raises(ValueError, match=message):
-        lifelong_maml(few_shot(), optax.adam(1e-2), head, **options)
+        lifelong_maml(few_shot(), optax.adam(1e-2), space, **options)

@@ -1,6 +1,6 @@
 """Few-shot learners by name: one entry each."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 import optax
@@ -82,7 +82,10 @@ def _sgd(c: FewShotContext) -> inner.Rule:
 
 def _learned_rates(c: OuterContext) -> optax.GradientTransformation:
     """Adam, with a rate of its own for learned step sizes."""
-    rules = {"theta": optax.adam(c.rate), "alpha": optax.adam(c.step_size_rate)}
+    rules: dict[Hashable, optax.GradientTransformation] = {
+        "theta": optax.adam(c.rate),
+        "alpha": optax.adam(c.step_size_rate),
+    }
     clip = optax.identity() if c.clip is None else optax.clip_by_global_norm(c.clip)
     return optax.chain(clip, optax.multi_transform(rules, {"theta": "theta", "alpha": "alpha"}))
 

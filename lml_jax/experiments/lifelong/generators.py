@@ -53,7 +53,7 @@ def gan(c: "Context") -> StreamGenerator:
         reduction=two_of(c.plan.reduction),
         past_batch=c.plan.past_batch,
     )
-    return in_range(c.stream, generator)
+    return in_range(c, generator)
 
 
 def vaml(c: "Context") -> StreamGenerator:
@@ -82,7 +82,7 @@ def vaml(c: "Context") -> StreamGenerator:
         reduction=two_of(c.plan.reduction),
         past_batch=c.plan.past_batch,
     )
-    return in_range(c.stream, generator)
+    return in_range(c, generator)
 
 
 def shape_of(stream: Stream) -> tuple[int, ...]:
@@ -90,18 +90,17 @@ def shape_of(stream: Stream) -> tuple[int, ...]:
     return jax.tree.leaves(stream.x)[0].shape[1:]
 
 
-def in_range(stream: Stream, generator: StreamGenerator) -> StreamGenerator:
-    """The generator for examples of any range, such as features, mapped to 0..1 and back.
+def in_range(c: "Context", generator: StreamGenerator) -> StreamGenerator:
+    """The generator for examples of the range `plan.span`, mapped to 0..1 and back.
 
     Raises:
         ValueError: for images outside 0..1, which nothing could see inside jit.
     """
-    x = jax.tree.leaves(stream.x)[0]
-    if x.ndim > 2:
-        check_range(x, (0.0, 1.0))
+    low, high = c.plan.span
+    if (low, high) == (0.0, 1.0):
+        check_range(jax.tree.leaves(c.stream.x)[0], (0.0, 1.0))
         return generator
-    low, high = float(x.min()), float(x.max())
-    width = max(high - low, 1e-6)
+    width = high - low
 
     def to(batch: Batch) -> Batch:
         return batch._replace(x=jnp.clip((batch.x - low) / width, 0.0, 1.0))

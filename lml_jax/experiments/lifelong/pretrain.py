@@ -5,7 +5,6 @@ import json
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from typing import NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 import optax
 
 from lml_jax import storage, train
+from lml_jax._version import __version__
 from lml_jax.data._cache import cache_dir
 from lml_jax.data.episodes import episodes
 from lml_jax.execution import NetKind, execution
@@ -34,9 +34,13 @@ _SCALED_BY = 2000  # background images that give the scale of features
 
 
 class Features(NamedTuple):
-    """A frozen embedding f as features (f(x) - mean) / scale, of mean squared norm 1."""
+    """A frozen embedding f as features (f(x) - mean) / scale, of mean squared norm 1.
+
+    They are clipped to `span`, which holds 99.8 % of those of background images.
+    """
 
     apply: Callable[[Dataset], Dataset]
+    span: tuple[float, float]
     about: Record
 
 
@@ -58,12 +62,14 @@ def features_of(plan: Plan, background: Dataset, place: Place) -> Features:
     z = np.asarray(embed(net, params["net"], some).x)
     mean = z.mean(0)
     scale = np.sqrt(np.square(z - mean).sum(1).mean())
+    low, high = np.quantile((z - mean) / scale, (0.001, 0.999)).tolist()
 
     def apply(data: Dataset) -> Dataset:
         embedded = embed(net, params["net"], data)
-        return replace(embedded, x=(np.asarray(embedded.x) - mean) / scale)
+        scaled = (np.asarray(embedded.x) - mean) / scale
+        return replace(embedded, x=np.clip(scaled, low, high))
 
-    return Features(apply, about)
+    return Features(apply, (low, high), about)
 
 
 def on_features(data: StreamData, features: Features) -> StreamData:
@@ -127,7 +133,7 @@ def _config(plan: Plan, start: str, background: Dataset) -> Record:
         "queries": s.queries,
         "seed": s.start_seed,
         "data": fingerprint(background),
-        "versions": [version("lml-jax"), jax.__version__, _FORMAT],
+        "versions": [__version__, jax.__version__, _FORMAT],
     }
 
 

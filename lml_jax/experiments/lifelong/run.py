@@ -113,7 +113,8 @@ def run_lifelong(
         own, about = built, {"data_made": made}
         if background is not None and not images:
             features = features_of(plan, background, place)
-            own = build_all(plan, on_features(data, features), entries, seeds)
+            spanned = plan._replace(span=features.span)
+            own = build_all(spanned, on_features(data, features), entries, seeds)
             about |= features.about
         return [
             Part(

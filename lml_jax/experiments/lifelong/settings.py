@@ -47,7 +47,7 @@ class Lifelong:
     # embedding, of which all learners train a head; or the initial parameters of each learner
     from_scratch: bool = False  # start from random parameters, without meta-training
     start_net: Annotated[str, one_of(networks)] = "convnet"  # of a frozen embedding
-    start_steps: int = 700  # updates of the meta-training on background classes
+    start_steps: int = 500  # updates of the meta-training on background classes
     start_ways: int = 30  # classes per episode of the meta-training of an embedding
     start_seed: int = 0  # of the meta-training, the same start for all seeds
     decay: float | None = 0.9  # lambda of the weights of past tasks, in (0, 1]; None: no past tasks
@@ -57,7 +57,7 @@ class Lifelong:
     past_batch: int | None = None  # examples of past tasks per update
     capacity: int = 50  # examples stored per task, of lifelong-maml
     few_shot: Annotated[str, one_of(embeddings)] = "protonet"  # of the memory learner
-    per_class: int = 10  # examples stored per class, of the memory learner and of a GAN with a bank
+    per_class: int = 15  # examples stored per class, of the memory learner and of a GAN with a bank
     memory_shots: int = 5  # stored examples per class in a support set
     recall_by: Literal["samples", "statistics"] = "samples"  # of the memory learner
     retention: Annotated[str, one_of(RETENTIONS)] = "align"  # retention loss of a generator
@@ -84,7 +84,8 @@ class Lifelong:
 class Plan(NamedTuple):
     """Settings with the entries that they name, and what stood for None.
 
-    `outer_rate`, `retention_weight`, `reduction`, `past_batch` and `options` are of one learner.
+    `steps`, `outer_rate`, `retention_weight`, `reduction`, `past_batch` and `options` are of one
+    learner. `span` is the range of the examples.
     """
 
     settings: Lifelong
@@ -102,11 +103,12 @@ class Plan(NamedTuple):
     reduction: Reduction = "mean"
     past_batch: int = 25
     options: Mapping[str, Option] = {}
+    span: tuple[float, float] = (0.0, 1.0)
 
     @property
     def config(self) -> Record:
         """The settings of the record, without None where a default stood for it."""
-        own = {name: getattr(self, name) for name in self._fields[4:]}
+        own = {name: getattr(self, name) for name in self._fields[4:-1]}
         own["classes_per_task"] = own.pop("classes")
         return {**asdict(self.settings), **own, "options": dict(self.options)}
 
@@ -188,7 +190,7 @@ def for_learner(
     A default may be a function of the plan.
     """
     changes = {}
-    for key in ("outer_rate", "retention_weight", "reduction", "past_batch"):
+    for key in ("steps", "outer_rate", "retention_weight", "reduction", "past_batch"):
         given = getattr(plan.settings, key)
         if given is None and key in defaults:
             given = defaults[key](plan) if callable(defaults[key]) else defaults[key]
