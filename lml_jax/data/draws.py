@@ -34,7 +34,32 @@ def draw_positions(count: Array, key: Key, *, n: int) -> Array:
     # Integers of 32 bits modulo the range: the bias is below count / 2^32.
     drawn = jax.random.randint(key_draw, (n,), 0, highest + 1)
 
-    def take(x: PyTree, rows: Array) -> PyTree:
+    def take(t: Array, taken: Array) -> Array:
+        before = jnp.any((taken == drawn[t]) & (jnp.arange(n) < t))
+        return taken.at[t].set(jnp.where(before, highest[t], drawn[t]))
+
+    taken = jax.lax.fori_loop(0, n, take, jnp.zeros(n, jnp.int32))
+    # Floyd's set is uniform but not its order: support and query sets are cut from it.
+    real = jnp.arange(n) < count
+    order = jnp.argsort(jnp.where(real, jax.random.uniform(key_order, (n,)), 2.0))
+    return jnp.where(real, taken[order], 0)
+
+
+def split_shots(count: Array, *, shots: int, queries: int) -> Array:
+    """Support examples that a class of `count` gives: `shots`, or its share of what there is.
+
+    A class of fewer than shots + queries examples is divided in the same proportion, with one
+    support example at least.
+
+    Example:
+        >>> [int(split_shots(jnp.array(c), shots=5, queries=15)) for c in (40, 8, 1)]
+        [5, 2, 1]
+    """
+    share = jnp.maximum(count * shots // (shots + queries), 1)
+    return jnp.where(count >= shots + queries, shots, jnp.minimum(share, count))
+
+
+def take(x: PyTree, rows: Array) -> PyTree:
     """The given rows of every array of x, on the device.
 
     Of an array in host memory, or memory-mapped, nothing but these rows is read, unless `rows` is
