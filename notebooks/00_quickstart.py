@@ -81,11 +81,11 @@ display(figure)
 stream = lml.class_incremental(
     lml.glyphs(), tasks=5, classes_per_task=4, seed=0, train_per_class=15, shots=5, queries=5
 )
-head = lml.head_of(stream)
+space = lml.label_space_of(stream)
 few_shot = lml.maml(lml.nets.mlp([128], stream.classes), optax.sgd(0.1), steps=1)
 learners = {
-    "lifelong-maml": lml.lifelong_maml(few_shot, optax.adam(1e-3), head, decay=0.9),
-    "finetune": lml.finetune(few_shot, optax.adam(1e-3), head),
+    "lifelong-maml": lml.lifelong_maml(few_shot, optax.adam(1e-3), space, decay=0.9),
+    "finetune": lml.finetune(few_shot, optax.adam(1e-3), space),
 }
 runs = []
 for name, lifelong in learners.items():

@@ -21,13 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from IPython.display import display
-from lml_jax.lifelong._draws import contents
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 import lml_jax as lml
-from lml_jax.learners.protonet import protonet
-from lml_jax.lifelong.memory_replay import memory_learner
 
 key = jax.random.key(0)
 data = lml.glyphs()
@@ -51,7 +48,7 @@ print("valid:", valid)
 
 # %%
 y = jnp.array([0, 0, 0, 0, 2])
-x = data.x[data.index[y, jnp.arange(5)]]
+x = data.x[np.concatenate([data.rows_of(0)[:4], data.rows_of(2)[:1]])]
 state = bank.insert(empty, (x, y), key)
 print("offered:", state.seen, "kept:", state.filled.sum(axis=1))
 print("images:", state.items[0].dtype, state.items[0].shape)
@@ -70,20 +67,24 @@ print("draw_each, valid:", valid, sep="\n")
 # ## Prototypes, as tasks arrive
 #
 # Each task brings three characters. The learner compares an image with the mean embedding of each
-# class, its prototype; those of the past it computes from its bank. With `transfer` its loss also
-# asks that the past, as the bank holds it, be told apart.
+# class, its prototype; those of the past it computes from its bank. With a retention loss, weighted
+# by `retention_weight`, it also trains on queries of past tasks from the bank.
 
 # %%
 stream = lml.class_incremental(
     data, tasks=4, classes_per_task=3, seed=0, train_per_class=15, shots=5, queries=5
 )
 net = lml.nets.mlp([128], 2)  # an embedding that can be drawn
-few_shot = protonet(net, classes=stream.classes)
+few_shot = lml.protonet(net, classes=stream.classes)
 
 
-def learn(transfer, on_row=lambda row, so_far: None):
-    lifelong = memory_learner(
-        few_shot, optax.adam(1e-3), lml.head_of(stream), transfer=transfer, per_class=10
+def learn(retention_weight, on_row=lambda row, so_far: None):
+    lifelong = lml.memory_learner(
+        few_shot,
+        optax.adam(1e-3),
+        lml.label_space_of(stream),
+        bank=lml.memory.class_balanced(10, classes=stream.classes),
+        retention_weight=retention_weight,
     )
     return lml.run_stream(lifelong, stream, key, steps=50, scan=True, chunk=50, on_row=on_row)
 
@@ -103,13 +104,13 @@ for i, axes in enumerate(figure.subplots(1, stream.tasks), start=1):
     params, seen = states[i].train.params, states[i].seen
     for test in tests[:i]:
         axes.scatter(*net.apply(params["net"], test.x).T, s=10, c=colours[test.y])
-    means = jax.jit(few_shot.adapt)(params, contents(states[i].bank), key).mean
+    means = states[i].own.fast.mean
     axes.scatter(*means[seen].T, s=80, c=colours[seen], marker="X", edgecolors="black")
     axes.set(title=f"after task {i}", xticks=[], yticks=[])
 display(figure)
 
 # %% [markdown]
-# ## Transfer on and off
+# ## With and without the retention loss
 #
 # The same stream, with the same bank to recall from; only the loss differs.
 
@@ -117,8 +118,8 @@ display(figure)
 results[0.0] = learn(0.0)
 runs = []
 print("held out:", sum(len(test.y) for test in tests), "images of", stream.classes, "classes")
-for transfer, result in sorted(results.items()):
-    name = f"transfer={transfer}"
+for retention_weight, result in sorted(results.items()):
+    name = f"retention_weight={retention_weight}"
     runs.append({"learner": name, "data": "glyphs", "scenario": "class", "seed": 0, "R": result.R})
     acc = lml.metrics.average_accuracy(result.R)
     bwt = lml.metrics.backward_transfer(result.R)

@@ -11,8 +11,8 @@
 # %% [markdown]
 # # Generative replay
 #
-# A learner that keeps no image. It trains a generator on each task, and a classifier beside what
-# the generator remembers of the tasks before. So everything hangs on the generator: told of new
+# A learner that stores no image. It trains a generator on each task, and a classifier on the task
+# together with samples of the tasks before. So everything depends on the generator: trained on new
 # classes only, it forgets the old ones, and the classifier with it.
 
 # %%
@@ -23,6 +23,7 @@ import optax
 from IPython.display import display
 
 import lml_jax as lml
+from lml_jax.generative.gan import retention
 from lml_jax.metrics import trained
 
 key = jax.random.key(0)
@@ -45,21 +46,21 @@ stream = lml.class_incremental(
 )
 
 # %% [markdown]
-# ## A generator that is told to remember, and one that is not
+# ## A generator with a retention loss, and one without
 #
-# A GAN whose code is the class. At the end of a task a copy of it is frozen, the teacher. With
-# `align` the generator is asked, while it learns the next task, to draw from the same noise what
-# its teacher draws of the classes before. With `none` it is asked nothing.
+# A GAN conditioned on the class. At the end of a task a copy of it is frozen, the teacher. With
+# the retention loss `align` the generator is trained, while it learns the next task, to draw from
+# the same noise what its teacher draws of the classes before. With `none` there is no such loss.
 
 # %%
 STEPS, NOISE, WIDTH = 500, 16, 128
 PER_CLASS = 100  # samples of each class that a classifier is trained on, to judge the generator
 
 
-def lifelong(transfer):
+def lifelong(keep):
     falling = optax.cosine_decay_schedule(2e-3, STEPS, 0.05)
     tx = optax.adam(falling, b1=0.0, b2=0.99)
-    generator, finish = lml.conditional_gan(
+    generator = lml.conditional_gan(
         lml.nets.generator([WIDTH, WIDTH], (8, 8)),
         lml.nets.projection_discriminator([WIDTH, WIDTH]),
         tx,
@@ -69,13 +70,13 @@ def lifelong(transfer):
         noise=NOISE,
         penalty=0.3,
         ema=0.99,
-        transfer=transfer,
+        retention=keep,
         reduction="mean",
         past_batch=64,
     )
     classifier = lml.maml(lml.nets.mlp([WIDTH], stream.classes), optax.sgd(0.1), steps=1)
     learner = lml.lifelong_generative(
-        classifier, optax.adam(1e-3), lml.head_of(stream), generator, finish
+        classifier, optax.adam(1e-3), lml.label_space_of(stream), generator
     )
     return generator, learner
 
@@ -93,14 +94,14 @@ cas_of = jax.jit(trained.classification_scores(judge_net, fit))
 task_of = np.asarray(stream.members).argmax(axis=0)
 
 
-def learn(transfer):
-    generator, learner = lifelong(transfer)
+def learn(name, keep):
+    generator, learner = lifelong(keep)
     sample = jax.jit(generator.sample, static_argnames="n")
     cas, grids = [np.full(stream.tasks, np.nan)], []
 
     def after_task(row, so_far):
         if row > 0:
-            state, of_row = so_far.state.generator, jax.random.key(row)
+            state, of_row = so_far.state.own.generator, jax.random.key(row)
             drawn = sample(state, None, of_row, n=PER_CLASS * stream.classes)
             cas.append(np.asarray(cas_of(drawn, tests, of_row)))
             learned = np.flatnonzero(task_of < row)
@@ -109,11 +110,12 @@ def learn(transfer):
     result = lml.run_stream(
         learner, stream, key, steps=STEPS, scan=True, chunk=STEPS, on_row=after_task
     )
-    about = {"learner": transfer, "data": "digits", "scenario": "class", "seed": 0}
+    about = {"learner": name, "data": "digits", "scenario": "class", "seed": 0}
     return {**about, "R": result.R, "cas": np.stack(cas)}, grids
 
 
-runs, grids = zip(*(learn(transfer) for transfer in ("none", "align")), strict=True)
+losses = {"none": retention.none(), "align": retention.align()}
+runs, grids = zip(*(learn(name, keep) for name, keep in losses.items()), strict=True)
 
 # %% [markdown]
 # Samples of every class after each task: eight with `none` on the left, eight with `align` on the
@@ -145,6 +147,6 @@ for run in runs:
 
 # %% [markdown]
 # One seed of a short stream, and images of 64 pixels. `lml-jax reproduce generator-digits` runs
-# all ten classes with every reading of the transfer, over three seeds, and measures variety too,
-# which the accuracy hides: a generator may forget most of how a digit varies and still be told
-# apart. `lml-jax reproduce generator-digits-vaml` is the same with VAML for a generator.
+# all ten classes with every retention loss, over three seeds, and measures within-class diversity
+# too, which the accuracy hides: a generator may forget most of how a digit varies and its samples
+# are still classified correctly. `lml-jax reproduce generator-digits-vaml` is the same with VAML.

@@ -1,20 +1,54 @@
-"""The README's quickstart runs as it stands, and its commands exist."""
+"""Every code block of the README runs, and its commands exist."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_quickstart(capsys):
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert blocks
-    assert len(blocks[0].strip().splitlines()) <= 15
-    exec(compile(blocks[0], "README.md", "exec"), {})
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_quickstart_and_what_goes_on_from_it(capsys):
+    assert len(BLOCKS) == 3
+    assert len(BLOCKS[0].strip().splitlines()) <= 15
+    names = {}
+    exec(compile(BLOCKS[0], "README.md", "exec"), names)
     assert float(capsys.readouterr().out.split()[-1]) < 4.0
+    exec(compile(BLOCKS[1], "README.md", "exec"), names)
+    _, metrics = one_step(names)
+    assert np.isfinite(metrics["loss"])
+
+
+def one_step(names):
+    """An update by the `step` that a block made."""
+    tasks = names["sample"]((), jax.random.key(2))
+    return names["step"](names["state"], tasks, jax.random.key(3))
+
+
+def test_one_device_per_core_in_a_process_of_its_own():
+    build, _, _ = BLOCKS[0].partition("\nstate = ")
+    code = (
+        f"{build}\n{BLOCKS[2]}\n"
+        + """
+state = lml.init_state(learner.init(jax.random.key(0), jnp.zeros((1, 1))), tx)
+tasks = lml.sinusoids(tasks=4 * len(jax.devices()), shots=10, queries=10)((), jax.random.key(2))
+print(len(jax.devices()), float(step(state, tasks, jax.random.key(3))[1]["loss"]))
+"""
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    devices, loss = done.stdout.split()
+    assert int(devices) == len(os.sched_getaffinity(0))
+    assert np.isfinite(float(loss))
 
 
 @pytest.mark.parametrize("command", re.findall(r"lml-jax reproduce (\w[\w+-]*)", README))

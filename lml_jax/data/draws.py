@@ -63,7 +63,10 @@ def take(x: PyTree, rows: Array) -> PyTree:
     """The given rows of every array of x, on the device.
 
     Of an array in host memory, or memory-mapped, nothing but these rows is read, unless `rows` is
-    traced: then the whole array moves to the device.
+    traced: then an array in host memory moves to the device as a whole.
+
+    Raises:
+        ValueError: for a memory-mapped array inside jit or vmap, which would be read whole.
 
     Example:
         >>> take({"ids": jnp.arange(4)}, jnp.array([2, 0]))["ids"].tolist()
@@ -72,8 +75,15 @@ def take(x: PyTree, rows: Array) -> PyTree:
     known_now = concrete(rows)
 
     def of_leaf(leaf: Array | np.ndarray) -> Array:
-        if isinstance(leaf, np.ndarray) and known_now is not None:
+        if not isinstance(leaf, np.ndarray):
+            return leaf[rows]
+        if known_now is not None:
             return jnp.asarray(leaf[known_now[0]])
+        if isinstance(leaf, np.memmap):
+            raise ValueError(
+                "a memory-mapped array cannot be read inside jit: take one task at a time to the "
+                "device with Stream.local(i), as run_stream does"
+            )
         return jnp.asarray(leaf)[rows]
 
     return jax.tree.map(of_leaf, x)

@@ -155,6 +155,12 @@ def test_rows_of_host_memory_come_as_arrays_of_the_device():
     assert traced["b"].tolist() == [3, 1]
 
 
+def test_an_array_on_disk_is_not_read_whole(tmp_path):
+    disk = np.memmap(tmp_path / "x", np.float32, "w+", shape=(4, 2))
+    with pytest.raises(ValueError, match=r"cannot be read inside jit: .* Stream.local"):
+        jax.vmap(lambda row: take(disk, row))(jnp.array([3, 1]))
+
+
 def test_an_example_may_be_of_several_arrays():
     ids = np.arange(24, dtype=np.int32).reshape(12, 2)
     mask = np.ones((12, 2), np.float32) * np.arange(12)[:, None]
