@@ -168,6 +168,17 @@ def test_what_is_given_wins_over_a_learners_default():
         for_learner(resolve(Lifelong(options=("x.n=five",))), "x", defaults={}, options=options)
 
 
+def test_the_memory_learner_trains_nothing_on_features():
+    entry = lifelong_learners["memory"]
+    plans = [
+        for_learner(resolve(Lifelong(start=start)), "memory", defaults=entry.defaults, options={})
+        for start in ("features", "parameters")
+    ]
+    assert [plan.steps for plan in plans] == [1, 200]
+    assert [plan.retention_weight for plan in plans] == [0.0, 1.0]
+    assert [plan.config["steps"] for plan in plans] == [1, 200]
+
+
 def test_every_entry_says_what_it_is():
     for name, entry in lifelong_learners.items():
         assert entry.about, name
