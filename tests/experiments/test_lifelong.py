@@ -8,13 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from lml_jax.data.arrays import from_arrays
 from lml_jax.experiments.lifelong import ablation, pretrain
 from lml_jax.experiments.lifelong.ablation import HISTORY, arms_of, paired
 from lml_jax.experiments.lifelong.learners import LifelongEntry, classifier_of, lifelong_learners
 from lml_jax.experiments.lifelong.run import run_lifelong
 from lml_jax.experiments.lifelong.settings import Lifelong, for_learner, resolve
-from lml_jax.experiments.lifelong.streams import background_of, divided, load, stream_of
+from lml_jax.experiments.lifelong.streams import background_of, load, stream_of
 from lml_jax.experiments.runner import Place
 from lml_jax.lifelong.finetune import finetune
 
@@ -130,16 +129,6 @@ def test_there_are_twenty_test_images_per_class():
     weight = np.ones(len(test.y)) if test.weight is None else np.asarray(test.weight)
     counts = np.bincount(np.asarray(test.y), weights=weight)
     assert counts.min() == counts.max() == 20
-
-
-def test_groups_are_divided_where_there_are_fewer_than_tasks():
-    data = from_arrays(np.zeros((12, 2)), range(12), group=[0] * 7 + [1] * 5, groups=("a", "b"))
-    assert divided(data, 2, 5) is data
-    cut = divided(data, 3, 3)
-    assert np.bincount(cut.group).tolist() == [4, 3, 5]
-    for piece in range(3):
-        assert len(set(np.asarray(data.group)[np.asarray(cut.group) == piece])) == 1
-    assert divided(data, 9, 5) is data  # refused by the stream, which names the numbers
 
 
 def test_learners_are_given_as_a_function_or_an_entry(cache, tmp_path):
