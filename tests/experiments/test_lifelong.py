@@ -132,14 +132,15 @@ def test_there_are_twenty_test_images_per_class():
     assert counts.min() == counts.max() == 20
 
 
-def test_groups_are_divided_where_there_are_fewer_than_tasks():
-    data = from_arrays(np.zeros((12, 2)), range(12), group=[0] * 7 + [1] * 5, groups=("a", "b"))
-    assert divided(data, 2, 5) is data
-    cut = divided(data, 3, 3)
-    assert np.bincount(cut.group).tolist() == [4, 3, 5]
-    for piece in range(3):
+def test_groups_are_divided_evenly_where_there_are_fewer_than_tasks():
+    group = [0] * 7 + [1] * 5 + [2] * 40
+    data = from_arrays(np.zeros((52, 2)), range(52), group=group, groups=("a", "b", "c"))
+    assert divided(data, 3, 5) is data
+    cut = divided(data, 5, 3)  # two tasks of the two larger scripts, one of the small one
+    assert np.bincount(cut.group).tolist() == [4, 3, 5, 20, 20]
+    for piece in range(5):
         assert len(set(np.asarray(data.group)[np.asarray(cut.group) == piece])) == 1
-    assert divided(data, 9, 5) is data  # refused by the stream, which names the numbers
+    assert divided(data, 99, 5) is data  # refused by the stream, which names the numbers
 
 
 def test_learners_are_given_as_a_function_or_an_entry(cache, tmp_path):

@@ -65,19 +65,22 @@ def stream_of(plan: Plan, data: StreamData, seed: int) -> Stream:
 
 
 def divided(data: Dataset, tasks: int, classes: int) -> Dataset:
-    """`data` with groups that are large enough cut in pieces, if there are fewer than `tasks`.
+    """`data` with its groups cut in pieces, if fewer than `tasks` of them are large enough.
 
-    A task takes its classes from one group, so that the tasks of a script are several tasks of
-    related classes.
+    A task takes its classes from one group; so the tasks of a script are several tasks of related
+    classes, and each script has about as many as the others.
     """
     sizes = np.bincount(np.asarray(data.group))
-    if len(sizes) == 1 or np.sum(sizes >= classes) >= tasks or np.sum(sizes // classes) < tasks:
+    if np.count_nonzero(sizes) == 1 or np.sum(sizes // classes) < tasks:
+        return data
+    pieces = next(k for k in range(1, tasks + 1) if np.minimum(sizes // classes, k).sum() >= tasks)
+    if pieces == 1:
         return data
     group = np.zeros(data.classes, np.int32)
     names: list[str] = []
     for own in np.flatnonzero(sizes):
         rows = np.flatnonzero(np.asarray(data.group) == own)
-        for piece in np.array_split(rows, max(1, sizes[own] // classes)):
+        for piece in np.array_split(rows, max(1, min(sizes[own] // classes, pieces))):
             group[piece] = len(names)
             names.append(f"{data.groups[own]} {len(names)}" if data.groups else str(len(names)))
     return replace(data, group=group, groups=tuple(names))
