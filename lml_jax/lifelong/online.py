@@ -103,7 +103,7 @@ def run_online(
     stream = jax.tree.map(jnp.asarray, stream)
     key_init, key_train, key_eval = jax.random.split(key, 3)
     observe, test = _compiled(learner, score)
-    state = learner.init(key_init, jax.eval_shape(stream.batch, 0).x, params)
+    state = learner.init(key_init, stream.batch(0).x, params)
     before: list[Array] = []
     at: list[int] = []
     anytime: list[float] = []
