@@ -8,7 +8,7 @@ slow costs the others nothing. Every measurement is appended to OUT/rows.jsonl a
 
 ceilings   matrix products and a copy: what the card can do
 agreement  every learner takes a few steps, compared with the CPU
-conv       conv2d with a kernel per task: five lowerings, in tf32, f32 and bf16
+conv       conv2d with a kernel per task: both lowerings, in tf32, f32 and bf16
 maml       the 60,000 steps of MAML on Omniglot, 5-way 1-shot: rates, and what training reaches
 torch      the same step in PyTorch
 rates      steps of ProtoNet and GeMCL, and their published schedules

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
-from lml_jax.lifelong.baselines import finetune
 
 from benchmarks import work
 from benchmarks.work import Arrays, Episodes, Run
 from lml_jax import cpu, losses, nets, parallel
 from lml_jax.learners.maml import maml
 from lml_jax.learners.protonet import protonet
-from lml_jax.lifelong.label_space import Head
+from lml_jax.lifelong.finetune import finetune
+from lml_jax.lifelong.label_space import LabelSpace
 from lml_jax.parallel import BatchLoss
 from lml_jax.train import episode_loss, init_state, make_runner, make_train_step
 from lml_jax.types import Batch, Learner, LifelongLearner, Loss, Net, Params, Task
@@ -181,9 +181,9 @@ def online(*, tasks: int, samples: int, batch: int, hidden: int) -> Run:
     support, query = (Batch(*(jnp.asarray(part[:, :, :, i]) for part in parts)) for i in (0, 1))
     whole = Batch(jnp.asarray(x), jnp.asarray(y, jnp.int32))
     net = nets.mlp([hidden, hidden], 2 * tasks)
-    head = Head(tasks=tasks, known=jnp.ones(2 * tasks, bool))
+    space = LabelSpace(tasks=tasks, initial=jnp.ones(2 * tasks, bool))
     rule = optax.sgd(work.ONLINE_RATE)
-    learner = finetune(maml(net, optax.sgd(0.1), steps=1), rule, head)
+    learner = finetune(maml(net, optax.sgd(0.1), steps=1), rule, space)
     weights = mlp_params(x.shape[-1], hidden, hidden, 2 * tasks)
     params = {"theta": weights, "alpha": ()}
 
@@ -196,7 +196,7 @@ def online(*, tasks: int, samples: int, batch: int, hidden: int) -> Run:
 
     @jax.jit
     def through(params: Params, stream: Any) -> Array:
-        state = learner.init(jax.random.key(0), Batch(x[0, 0], y[0, 0]), params)
+        state = learner.init(jax.random.key(0), whole.x[0], params)
         return lax.scan(of_task, state, stream)[1][-1]
 
     stream = (jnp.arange(tasks), Task(support, query), whole)

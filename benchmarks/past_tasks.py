@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lml_jax import nets, plots
+from lml_jax import memory, nets, plots
 from lml_jax.learners.maml import maml
-from lml_jax.lifelong.label_space import Head
+from lml_jax.lifelong.label_space import LabelSpace
 from lml_jax.lifelong.lifelong_maml import lifelong_maml
 from lml_jax.types import Batch, Task
 
@@ -30,9 +30,9 @@ def timer(past: int, *, every_task: bool):
     learner = lifelong_maml(
         few_shot,
         optax.adam(1e-3),
-        Head(tasks=past + 1, known=jnp.ones(CLASSES, bool)),
-        capacity=CAPACITY,
-        history_batch=CAPACITY,
+        LabelSpace(tasks=past + 1, initial=jnp.ones(CLASSES, bool)),
+        bank=memory.task_indexed(CAPACITY, tasks=past + 1),
+        past_batch=CAPACITY,
         every_task=every_task,
     )
     key = jax.random.key(0)
@@ -41,7 +41,7 @@ def timer(past: int, *, every_task: bool):
     part = jax.tree.map(lambda leaf: leaf[None], batch)
     end_task = jax.jit(learner.end_task, donate_argnums=0)
     step = jax.jit(learner.step, donate_argnums=0)
-    state = learner.init(key, jax.tree.map(lambda leaf: leaf[0], batch))
+    state = learner.init(key, x)
     for _ in range(past):
         state = end_task(state, batch, key)
     tasks = Task(part, part, jnp.array([past]))

@@ -90,9 +90,9 @@ def lifelong(make):
     )
 
     def run(reduce):
-        learner = make(lml.head_of(stream), reduce)
+        learner = make(lml.label_space_of(stream), reduce)
         first = stream.train(0)
-        state = learner.init(jax.random.key(SEED), Batch(first.x[0], first.y[0]))
+        state = learner.init(jax.random.key(SEED), first.x)
         step, end_task = jax.jit(learner.step), jax.jit(learner.end_task)
         for i in range(2):
             for t in range(2):
@@ -105,23 +105,24 @@ def lifelong(make):
             for name, reduce in reductions([TASKS])}  # fmt: skip
 
 
-def lifelong_maml(head, reduce):
+def lifelong_maml(space, reduce):
     few = lml.maml(nets.mlp([8], 4), optax.sgd(0.1), steps=1)
-    return lml.lifelong_maml(few, optax.sgd(0.1), head, capacity=8, history_batch=4, reduce=reduce)
+    bank = lml.memory.task_indexed(8, tasks=space.tasks)
+    return lml.lifelong_maml(few, optax.sgd(0.1), space, bank=bank, past_batch=4, reduce=reduce)
 
 
-def memory(head, reduce):
+def memory(space, reduce):
     few = lml.protonet(nets.mlp([8], 4), classes=4)
-    return lml.memory_learner(few, optax.sgd(0.1), head, reduce=reduce)
+    return lml.memory_learner(few, optax.sgd(0.1), space, reduce=reduce)
 
 
-def generative(head, reduce):
+def generative(space, reduce):
     few = lml.maml(nets.mlp([8], 4), optax.sgd(0.1), steps=1)
-    generator, finish = lml.conditional_gan(
+    generator = lml.conditional_gan(
         nets.generator([8], (3,)), nets.projection_discriminator([8]),
         optax.sgd(0.1), optax.sgd(0.1), tasks=2, classes=4, span=(-9.0, 9.0))  # fmt: skip
-    return lml.lifelong_generative(few, optax.sgd(0.1), head, generator, finish,
-                                   replay_batch=12, augment_batch=3, temperature=2.0,
+    return lml.lifelong_generative(few, optax.sgd(0.1), space, generator,
+                                   past_batch=12, generated=3, temperature=2.0,
                                    reduce=reduce)  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from lml_jax.nets import _batched_conv as conv
+from lml_jax.nets import _conv_forms as forms
 from lml_jax.nets._batched_conv import conv2d
 
 # (images, kernel, stride): odd and even sizes, one channel, 1x1 images, kernels not square
@@ -174,7 +175,7 @@ def test_without_jit():
     assert_close(conv2d(x, w, stride=2), reference(x, w, stride=2))
 
 
-@pytest.mark.parametrize("form", ["_native", "_patches"])
+@pytest.mark.parametrize("form", ["native", "patches", "grouped"])
 @pytest.mark.parametrize(("x", "w", "stride"), CASES)
 def test_every_form_computes_the_same(form, x, w, stride):
     x, w = normal(0, 2, *x), normal(1, 2, *w)
@@ -185,15 +186,16 @@ def test_every_form_computes_the_same(form, x, w, stride):
         y, transpose = jax.vjp(jax.vmap(partial(reference, stride=stride)), x, w)
         return y, *transpose(jnp.cos(y))
 
+    outs = "yx" if form == "native" else "yxw"
     want = ask(x, w)
     y = jnp.cos(want[0])
     inputs = {"y": (x, w), "x": (w, y), "w": (x, y)}
-    f = jax.jit(lambda i: tuple(getattr(conv, form)(*i[o], out=o, **sizes) for o in "yxw"))
-    assert_close(f(inputs), want)
+    f = jax.jit(lambda i: tuple(getattr(forms, form)(*i[o], out=o, **sizes) for o in outs))
+    assert_close(f(inputs), want[: len(outs)])
 
 
 def test_shared_kernels_are_one_ordinary_convolution_and_nothing_is_grouped(monkeypatch):
-    monkeypatch.setattr(conv, "_PATCH_BYTES", 0)  # by default, arrays this small become patches
+    monkeypatch.setattr(forms, "_PATCH_BYTES", 0)  # by default, arrays this small become patches
     x, w = normal(0, 4, 5, 6, 6, 3), normal(1, 3, 3, 3, 8)
     shared = jax.jit(jax.vmap(conv2d, (0, None))).lower(x, w).as_text()
     assert shared.count("stablehlo.convolution") == 1
@@ -218,15 +220,30 @@ def test_the_second_call_does_not_trace():
     assert len(traces) == 1
 
 
-def test_lowering_for_other_platforms_has_no_convolution():
+def lowered_for(platform):
+    """A convolution with a kernel per task and both of its gradients, as text."""
     x, w = normal(0, 4, 2, 6, 6, 3), normal(1, 4, 3, 3, 3, 8)
-    text = jax.jit(jax.vmap(conv2d)).trace(x, w).lower(lowering_platforms=("tpu",)).as_text()
+    f = jax.jit(value_and_derivatives(jax.vmap(conv2d)))
+    return f.trace(x, w).lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_lowering_for_other_platforms_has_no_convolution():
+    text = lowered_for("tpu")
     assert "stablehlo.convolution" not in text
     assert "stablehlo.dot_general" in text
 
 
+@pytest.mark.parametrize("platform", ["cuda", "rocm"])
+def test_lowering_for_gpus_is_one_grouped_convolution_for_each_output(platform):
+    text = lowered_for(platform)
+    groups = [text.count(f"{which}_group_count = 4") for which in ("feature", "batch")]
+    assert sum(groups) == text.count("stablehlo.convolution") > 0
+    assert "stablehlo.dot_general" not in text
+
+
+@pytest.mark.parametrize("lowering", [None, "grouped"])
 @pytest.mark.parametrize("check_vma", [True, False])
-def test_inside_shard_map(check_vma):
+def test_inside_shard_map(check_vma, lowering):
     mesh = jax.make_mesh((1,), ("tasks",), axis_types=(jax.sharding.AxisType.Auto,))
     params, support, query = meta_arguments()
     task = meta_loss(conv2d)
@@ -243,7 +260,8 @@ def test_inside_shard_map(check_vma):
     def plain(p, s, q):
         return jnp.mean(jax.vmap(partial(task, p))(s, q))
 
-    got = jax.jit(jax.value_and_grad(sharded))(params, support, query)
+    with conv.lowering(lowering):
+        got = jax.jit(jax.value_and_grad(sharded))(params, support, query)
     assert_close(got, jax.jit(jax.value_and_grad(plain))(params, support, query))
 
 
@@ -311,7 +329,7 @@ def test_a_function_is_traced_again_under_another_lowering():
         return conv2d(x, w)
 
     x, w = normal(0, 2, 5, 4, 3), normal(1, 3, 3, 3, 4)
-    for name in (None, "grouped", "loop", "grouped", None):
+    for name in (None, "grouped", "patches", "grouped", None):
         with conv.lowering(name):
             f(x, w)
     assert len(traces) == 3

@@ -15,21 +15,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from _gpu import seeds
 from _gpu.common import Run, computing, omniglot_or_not
-from _gpu.seeds import stream_of
-from lml_jax.conv import LOWERINGS
-from lml_jax.generative.vaml_regression import vaml_regression
-from lml_jax.recipes import parts
-from lml_jax.recipes.build import learner_of, loss_of, network_of
-from lml_jax.recipes.lifelong_parts import LEARNERS, Lifelong, few_shot_of, made_of
-from lml_jax.recipes.metagan import MetaGan, sharpened
 
 from lml_jax import nets, train
 from lml_jax.data.episodes import episodes
+from lml_jax.data.stream import Stream
 from lml_jax.data.synthetic import sinusoids
-from lml_jax.generative.vaml import mlp_parts, vaml
+from lml_jax.experiments.fewshot.build import learner_of, loss_of, network_of
+from lml_jax.experiments.fewshot.learners import embeddings
+from lml_jax.experiments.fewshot.settings import FewShot, Plan, resolve
+from lml_jax.experiments.lifelong.learners import lifelong_learners
+from lml_jax.experiments.metagan import MetaGan, with_generator
+from lml_jax.generative.vaml.images import mlp_parts, vaml
+from lml_jax.generative.vaml.regression import vaml_regression
 from lml_jax.learners.matching import matching
-from lml_jax.types import Batch, Key, LifelongLearner, Stream
+from lml_jax.nets._batched_conv import LOWERINGS
+from lml_jax.types import Batch, Key, Learner, LifelongLearner, TaskGenerator
 
 TOLERANCE = 1e-3
 RATE = optax.sgd(0.05)
@@ -122,7 +124,8 @@ def cases(tiny: bool) -> Iterator[Case]:
     yield lifelong("memory", tiny, net="conv4")
     yield metagan(tiny)
     yield images_vaml(tiny)
-    for name in LEARNERS:  # of the MLP: these share the network, not the conv4 of the two above
+    # Of the MLP: these share the network, not the conv4 of the two above.
+    for name in lifelong_learners:
         yield lifelong(name, tiny)
     for name in ("gemcl", "matching", "reptile", "fomaml", "meta-sgd", "maml++"):
         yield few_shot(name, tiny)
@@ -143,28 +146,37 @@ def keys(count: int) -> list[Key]:
     return list(jax.random.split(jax.random.key(1), count))
 
 
-def settings_of(name: str, tiny: bool) -> Any:
-    sizes = {"meta_batch": 2, "inner_steps": None if name not in ("maml++", "reptile") else 2}
-    s = parts.FewShot(learner=name, data="omniglot", filters=8 if tiny else 64, **sizes)
-    return parts.checked(s if name not in parts.METRIC else replace(s, train_ways=5))
+def settings_of(name: str, tiny: bool) -> FewShot:
+    inner_steps = 2 if name in ("maml++", "reptile") else None
+    ways = 5 if name in embeddings() else None
+    return FewShot(
+        learner=name,
+        data="omniglot",
+        filters=8 if tiny else 64,
+        meta_batch=2,
+        inner_steps=inner_steps,
+        train_ways=ways,
+    )
 
 
-def episodes_of(s: Any, tiny: bool) -> list[Any]:
+def episodes_of(plan: Plan, tiny: bool) -> list[Any]:
+    s = plan.settings
     data, _ = omniglot_or_not(s.split, "train", tiny=tiny)
     counts = {"ways": s.train_ways, "shots": s.shots, "queries": s.train_queries}
-    return drawn(episodes(data, tasks=s.meta_batch, **counts), data)
+    return drawn(episodes(data, tasks=s.meta_batch, **counts), jax.device_put(data))
 
 
 def few_shot(name: str, tiny: bool, *, lowering: str | None = None) -> Case:
     """Three outer steps of a few-shot learner on conv4."""
-    s = settings_of(name, tiny)
-    learner = learner_of(s, network_of(s), steps=s.inner_steps, ways=s.train_ways)
-    step = train.make_train_step(loss_of(s, learner), RATE)
+    plan = resolve(settings_of(name, tiny))
+    s = plan.settings
+    learner = learner_of(plan, network_of(plan), steps=s.inner_steps, ways=s.train_ways)
+    step = train.make_train_step(loss_of(plan, learner), RATE)
     label = f"{name}, conv by {lowering}" if lowering else name
-    return Case(label, *trained(learner, step, lambda: episodes_of(s, tiny)), lowering)
+    return Case(label, *trained(learner, step, lambda: episodes_of(plan, tiny)), lowering)
 
 
-def trained(learner: Any, step: Any, tasks_of: Callable[[], list[Any]]) -> tuple[Any, Any]:
+def trained(learner: Learner, step: Any, tasks_of: Callable[[], list[Any]]) -> tuple[Any, Any]:
     """`start` and `calls` of a learner that is trained by `step`."""
 
     def start() -> Any:
@@ -176,20 +188,22 @@ def trained(learner: Any, step: Any, tasks_of: Callable[[], list[Any]]) -> tuple
 
 def full_context(tiny: bool) -> Case:
     """Matching networks with full context embeddings."""
-    s = settings_of("matching", tiny)
-    context = nets.lstm_context(64)
-    learner = matching(network_of(s), classes=s.train_ways, context=context)
+    plan = resolve(settings_of("matching", tiny))
+    ways = plan.settings.train_ways
+    learner = matching(network_of(plan), classes=ways, context=nets.lstm_context(64))
     step = train.make_train_step(train.episode_loss(learner), RATE)
-    start, calls = trained(learner, step, lambda: episodes_of(s, tiny))
+    start, calls = trained(learner, step, lambda: episodes_of(plan, tiny))
     return Case("matching, full context", start, calls)
 
 
 def metagan(tiny: bool) -> Case:
     """Three steps of MetaGAN on MAML."""
     # GroupNorm: it refuses a network whose outputs depend on what else is in the batch.
-    s: Any = MetaGan(base=replace(settings_of("maml", tiny), batch_statistics="group"))
-    _, generator = sharpened(s, steps=1, ways=s.base.train_ways)
-    return generated("metagan", generator, lambda: episodes_of(s.base, tiny))
+    s = MetaGan(base=replace(settings_of("maml", tiny), batch_statistics="group"))
+    plan = resolve(s.base)
+    ways = plan.settings.train_ways
+    _, generator = with_generator(s, plan, (28, 28), steps=1, ways=ways)
+    return generated("metagan", generator, lambda: episodes_of(plan, tiny))
 
 
 def images_vaml(tiny: bool) -> Case:
@@ -201,7 +215,8 @@ def images_vaml(tiny: bool) -> Case:
         classes=5,
         discriminative=1.0,
     )
-    return generated("vaml", generator, lambda: episodes_of(settings_of("maml", tiny), tiny))
+    plan = resolve(settings_of("maml", tiny))
+    return generated("vaml", generator, lambda: episodes_of(plan, tiny))
 
 
 def waves_vaml() -> Case:
@@ -210,7 +225,7 @@ def waves_vaml() -> Case:
     return generated("vaml on sine waves", generator, lambda: drawn(sample, ()))
 
 
-def generated(name: str, generator: Any, tasks_of: Callable[[], list[Any]]) -> Case:
+def generated(name: str, generator: TaskGenerator, tasks_of: Callable[[], list[Any]]) -> Case:
     return Case(
         name,
         lambda: generator.init(jax.random.key(0), tasks_of()[0].support.x[0]),
@@ -218,36 +233,19 @@ def generated(name: str, generator: Any, tasks_of: Callable[[], list[Any]]) -> C
     )
 
 
-def lifelong(name: str, tiny: bool, **options: Any) -> Case:
+def lifelong(name: str, tiny: bool, **options: str) -> Case:
     """Two steps on a task, its end, a step on the next, its end, and what is recalled."""
-    s = Lifelong(tasks=2, classes_per_task=2, meta_batch=2, steps=10, **options)
-    stream, _ = stream_of(s, tiny=tiny)
-    stream = as_floats(stream)
-    learner = made_of(name, s, few_shot_of(s, stream.classes), stream).learner
+    settings = replace(
+        seeds.SETTINGS, tasks=2, classes_per_task=2, meta_batch=2, steps=10, **options
+    )
+    stream, _ = seeds.stream_of(settings, tiny=tiny)
+    learner = seeds.learner_of(name, settings, stream)
     about = ", ".join([name, *options.values()])
     return Case(about, lambda: begun(learner, stream), lambda: life(learner, stream))
 
 
-def as_floats(stream: Stream) -> Stream:
-    """Images in 0..1, which a generator wants."""
-
-    def batch(b: Batch) -> Batch:
-        return b._replace(x=b.x.astype(jnp.float32) / 255)
-
-    def task(i: Any, key: Key) -> Any:
-        t = stream.episodes(i, key)
-        return t._replace(support=batch(t.support), query=batch(t.query))
-
-    return stream._replace(
-        episodes=task,
-        train=lambda i: batch(stream.train(i)),
-        test=lambda i: batch(stream.test(i)),
-    )
-
-
 def begun(learner: LifelongLearner, stream: Stream) -> Any:
-    first = stream.train(0)
-    return learner.init(jax.random.key(0), Batch(first.x[0], first.y[0]))
+    return learner.init(jax.random.key(0), stream.train(0).x)
 
 
 def life(learner: LifelongLearner, stream: Stream) -> list[Any]:
@@ -258,7 +256,9 @@ def life(learner: LifelongLearner, stream: Stream) -> list[Any]:
         return state, learner.recall(state, x, key)
 
     k = keys(6)
-    sample = jax.jit(stream.episodes)
+    sample = jax.jit(Stream.episodes)
     ends = [(end, (stream.train(i), k[i])) for i in (0, 1)]
-    steps = [(learner.step, (sample(i, k[2 + n]), k[2 + n])) for n, i in enumerate((0, 0, 1))]
+    steps = [
+        (learner.step, (sample(stream, i, k[2 + n]), k[2 + n])) for n, i in enumerate((0, 0, 1))
+    ]
     return [*steps[:2], ends[0], steps[2], ends[1], (recall, (stream.test(0).x, k[5]))]

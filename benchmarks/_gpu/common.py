@@ -9,16 +9,16 @@ from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from lml_jax.data.sources import from_arrays, omniglot
 
-from lml_jax import conv
-from lml_jax.data.splits import omniglot_split
+from lml_jax.data.arrays import from_arrays
+from lml_jax.experiments.datasets import DataRequest, datasets
+from lml_jax.nets._batched_conv import lowering as lowered_by
 from lml_jax.types import Dataset
 
 # name -> (dtype, matmul precision). On a GPU the default precision of float32 is tf32.
@@ -66,7 +66,7 @@ def computing(*, precision: str = "tf32", lowering: str | None = None):
     """Trace and compile inside with this matmul precision and this lowering of `conv2d`."""
     with ExitStack() as stack:
         stack.enter_context(jax.default_matmul_precision(PRECISIONS[precision][1]))
-        stack.enter_context(conv.lowering(lowering))
+        stack.enter_context(lowered_by(lowering))
         yield
 
 
@@ -123,15 +123,20 @@ def synthetic(classes: int = 40, *, size: int = 28) -> Dataset:
     return from_arrays(x.reshape(-1, size, size).astype(np.uint8), y)
 
 
-def omniglot_or_not(split: str, part: str, *, tiny: bool) -> tuple[Dataset, str]:
+def omniglot_or_not(
+    split: str, part: Literal["train", "test"], *, tiny: bool
+) -> tuple[Dataset, str]:
     """A part of a split of Omniglot, or synthetic images of 28 x 28, and which of them it is."""
+    entry, request = datasets["omniglot"], DataRequest(split=split)
+    assert entry.background is not None
+    assert entry.stream is not None
     if not tiny:
         try:
-            if split == "none":
-                return omniglot(part), "omniglot"
-            return omniglot_split(split, part), "omniglot"
+            data = entry.background(request) if part == "train" else entry.stream(request)[0]
         except FileNotFoundError:
             pass
+        else:
+            return data, "omniglot"
     return synthetic(40 if tiny else 1000), "synthetic"
 
 

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from _gpu.common import PRECISIONS, Run, computing, normals, repeated, seconds_per_call
 from jax import Array
-from lml_jax.conv import LOWERINGS, conv2d
+
+from lml_jax.nets._batched_conv import LOWERINGS, conv2d
 
 CHANNELS, TIMES = 64, 10
 # In order of importance: precision, image size, images per task, tasks.
@@ -61,8 +62,6 @@ def main(run: Run) -> None:
             Case(of, lowering, tasks, precision, size, images, channels)
             for of in ("forward", "images", "kernels")
             for lowering in LOWERINGS
-            # For one task these two are the same convolution as "grouped".
-            if tasks > 1 or lowering in ("patches", "grouped")
         ]
         measure(run, cases)
 

@@ -4,8 +4,10 @@ import time
 from typing import Any
 
 from _gpu.common import Run
-from lml_jax.bench import torch_maml, work
-from lml_jax.recipes.published import OMNIGLOT
+
+from benchmarks import torch_maml, work
+from lml_jax.experiments.fewshot.settings import resolve
+from lml_jax.experiments.published import OMNIGLOT
 
 
 def main(run: Run) -> None:
@@ -16,7 +18,7 @@ def main(run: Run) -> None:
 
     torch.set_num_threads(1 if run.tiny else 8)
     cuda = torch.cuda.is_available() and not run.tiny
-    tasks, filters = (2, 8) if run.tiny else (OMNIGLOT.meta_batch, 64)
+    tasks, filters = (2, 8) if run.tiny else (resolve(OMNIGLOT).settings.meta_batch, 64)
     common = {"tasks": tasks, "device": torch.cuda.get_device_name(0) if cuda else "cpu"}
     common["torch"] = torch.__version__
     for precision in ("tf32", "f32"):
@@ -33,7 +35,7 @@ def main(run: Run) -> None:
 
 
 def problem(tasks: int, filters: int, *, cuda: bool) -> torch_maml.Problem:
-    """conv4 with strides and a mean over positions, as the recipe has it, on episodes of noise."""
+    """conv4 with strides and a mean over positions, as published, on episodes of noise."""
     import torch
     from torch.nn import functional
 

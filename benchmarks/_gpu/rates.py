@@ -11,21 +11,18 @@ import numpy as np
 import optax
 from _gpu.common import Run, computing, omniglot_or_not
 from jax import Array
-from lml_jax.conv import conv2d
-from lml_jax.data.sources import rotations
-from lml_jax.recipes.build import learner_of, loss_of, network_of, outer_rule_of
-from lml_jax.recipes.parts import checked
-from lml_jax.recipes.published import METRIC, SEQUENCE
 
 from lml_jax import train
+from lml_jax.data.arrays import rotations
 from lml_jax.data.episodes import episodes
+from lml_jax.experiments.fewshot.build import learner_of, loss_of, network_of, outer_rule_of
+from lml_jax.experiments.fewshot.settings import FewShot, resolve
+from lml_jax.experiments.published import CELLS, SEQUENCE_84
 from lml_jax.learners.gemcl import gemcl
+from lml_jax.nets._batched_conv import conv2d
 from lml_jax.types import Dataset, Key, Net, Params
 
-PROTONET = replace(METRIC, train_ways=60, steps=20_000, schedule="halving")
-GEMCL = replace(
-    SEQUENCE, size=84, train_ways=20, train_queries=15, steps=20_000, schedule="halving"
-)
+PROTONET = replace(CELLS, train_ways=60, steps=20_000, schedule="halving")
 LENGTH = 50  # steps in one dispatch
 # SB-MCL (Lee et al., NeurIPS 2024): 50,000 steps of 16 tasks of 10 classes, 10 + 10 images each.
 WIDTHS, CLASSES, SHOTS, MULTI_STEPS, MULTI_TASKS = (32, 64, 128, 256, 256), 10, 10, 50_000, 16
@@ -53,7 +50,7 @@ def jobs(tiny: bool) -> Iterator[Job]:
         if tiny:
             return
         yield "gemcl, 16 tasks", MULTI_STEPS, lowering, lambda: multitask(tiny)
-        yield "gemcl, 84x84", GEMCL.steps, lowering, lambda: embedding(GEMCL, tiny)
+        yield "gemcl, 84x84", SEQUENCE_84.steps, lowering, lambda: embedding(SEQUENCE_84, tiny)
 
 
 def rate(
@@ -83,11 +80,10 @@ def rate(
     }
 
 
-def embedding(settings: Any, tiny: bool) -> tuple[Any, Any, Any, Any]:
+def embedding(settings: FewShot, tiny: bool) -> tuple[Any, Any, Any, Any]:
     """(step, sampler, state, data) of one of the library's settings."""
-    s: Any = checked(settings)
-    if tiny:
-        s = replace(s, train_ways=5, filters=8)
+    plan = resolve(replace(settings, train_ways=5, filters=8) if tiny else settings)
+    s = plan.settings
     data, _ = omniglot_or_not(s.split, "train", tiny=tiny)
     if s.size != 28:
         # As large as the protocol's images; what is drawn on them costs nothing.
@@ -97,24 +93,22 @@ def embedding(settings: Any, tiny: bool) -> tuple[Any, Any, Any, Any]:
     sample = episodes(
         data, tasks=s.meta_batch, ways=s.train_ways, shots=s.shots, queries=s.train_queries
     )
-    net = network_of(s)
-    learner = learner_of(s, net, steps=0, ways=s.train_ways)
-    tx = outer_rule_of(s)
-    step = train.make_train_step(loss_of(s, learner), tx)
-    return step, sample, begin(learner, tx, data), data
+    learner = learner_of(plan, network_of(plan), steps=0, ways=s.train_ways)
+    tx = outer_rule_of(plan)
+    step = train.make_train_step(loss_of(plan, learner), tx)
+    return step, sample, begin(learner, tx, data), jax.device_put(data)
 
 
 def multitask(tiny: bool) -> tuple[Any, Any, Any, Any]:
     """The same of SB-MCL's GeMCL on Omniglot: 32x32, 5 convolutions of stride 2, 512 features."""
-    data, _ = omniglot_or_not("none", "background", tiny=tiny)
-    x = jnp.pad(data.x, ((0, 0), (2, 2), (2, 2)))
-    data = replace(data, x=x)
+    data, _ = omniglot_or_not("background/evaluation", "train", tiny=tiny)
+    data = replace(data, x=np.pad(data.x, ((0, 0), (2, 2), (2, 2))))
     tasks = 1 if tiny else MULTI_TASKS
     sample = episodes(data, tasks=tasks, ways=CLASSES, shots=SHOTS, queries=20 - SHOTS)
     learner = gemcl(five_convolutions(), classes=CLASSES)
     tx = optax.adam(optax.exponential_decay(1e-4, 10_000, 0.5, staircase=True))
     step = train.make_train_step(train.episode_loss(learner), tx)
-    return step, sample, begin(learner, tx, data), data
+    return step, sample, begin(learner, tx, data), jax.device_put(data)
 
 
 def begin(learner: Any, tx: Any, data: Dataset) -> Any:
@@ -126,7 +120,7 @@ def begin(learner: Any, tx: Any, data: Dataset) -> Any:
 def scaled(data: Dataset, factor: int) -> Dataset:
     """Every pixel as a square of `factor` x `factor`."""
     x = np.asarray(data.x).repeat(factor, axis=1).repeat(factor, axis=2)
-    return replace(data, x=jnp.asarray(x))
+    return replace(data, x=x)
 
 
 def five_convolutions(features: int = 512) -> Net:

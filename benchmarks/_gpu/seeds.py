@@ -1,36 +1,37 @@
 """A whole lifelong run as one program, for one seed and for many side by side by `vmap`."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from _gpu.common import Run, computing, omniglot_or_not
-from jax import Array
-from lml_jax.lifelong.stream import score
-from lml_jax.recipes.lifelong_parts import Lifelong, few_shot_of, made_of
 
-from lml_jax.data.streams import class_incremental
-from lml_jax.types import Batch, Key, LifelongLearner, Stream
+from lml_jax.data.stream import Stream
+from lml_jax.experiments.lifelong import streams
+from lml_jax.experiments.lifelong.learners import Context, context_of, lifelong_learners
+from lml_jax.experiments.lifelong.settings import Lifelong, for_learner, resolve
+from lml_jax.lifelong.program import Program, program
+from lml_jax.types import LifelongLearner
+
+SETTINGS = Lifelong(data="omniglot", from_scratch=True)
 
 
 def main(run: Run) -> None:
-    settings, steps, many = Lifelong(), 200, (1, 10, 100)
+    settings, steps, many = SETTINGS, 200, (1, 10, 100)
     if run.tiny:
         settings, steps, many = replace(settings, tasks=2, classes_per_task=2), 2, (1, 2)
     stream, data = stream_of(settings, tiny=run.tiny)
     for name in ("lifelong-maml", "memory"):
-        learner = made_of(name, settings, few_shot_of(settings, stream.classes), stream).learner
-        of_seed = program(learner, stream, steps=steps)
+        # `online` is measured once per task.
+        whole = program(learner_of(name, settings, stream), steps=steps, chunk=steps)
         first = None
         for seeds in many:
 
             def measure(
-                of_seed: Any = of_seed, seeds: int = seeds, first: Any = first
+                whole: Program = whole, seeds: int = seeds, first: Any = first
             ) -> dict[str, Any]:
-                row = timed(of_seed, seeds, once=run.tiny)
+                row = timed(whole, stream, seeds, once=run.tiny)
                 row |= {"seeds": seeds, "updates": stream.tasks * steps, "data": data}
                 return row | ({"times_one": row["seconds"] / first} if first else {})
 
@@ -40,62 +41,39 @@ def main(run: Run) -> None:
             first = first or row["seconds"]
 
 
-def stream_of(s: Lifelong, *, tiny: bool) -> tuple[Stream, str]:
-    """The stream of seed 0 of a class-incremental run on Omniglot's evaluation alphabets."""
-    data, which = omniglot_or_not("none", "evaluation", tiny=tiny)
-    stream = class_incremental(
-        data,
-        tasks=s.tasks or 10,
-        classes_per_task=s.classes_per_task or 5,
-        seed=0,
-        train_per_class=s.train_per_class,
-        shots=s.shots,
-        queries=s.queries,
-        meta_batch=s.meta_batch,
-    )
-    return stream, which
+def stream_of(settings: Lifelong, *, tiny: bool) -> tuple[Stream, str]:
+    """The stream of seed 0, class-incremental, of Omniglot's evaluation alphabets."""
+    data, which = omniglot_or_not("background/evaluation", "test", tiny=tiny)
+    stream = streams.stream_of(resolve(settings), streams.StreamData(data, None), 0)
+    return jax.device_put(stream), which
 
 
-def program(learner: LifelongLearner, stream: Stream, *, steps: int) -> Callable[[Key], Array]:
-    """(key) -> accuracy [tasks] of `recall` after the last task; every task is learned in turn."""
-
-    def of_seed(key: Key) -> Array:
-        key_init, key_run, key_end, key_recall = jax.random.split(key, 4)
-        first = stream.train(0)
-        state = learner.init(key_init, Batch(first.x[0], first.y[0]))
-
-        def task(state: Any, i: Array) -> tuple[Any, None]:
-            def one(state: Any, t: Array) -> tuple[Any, None]:
-                keys = jax.random.split(jax.random.fold_in(key_run, i * steps + t))
-                return learner.step(state, stream.episodes(i, keys[0]), keys[1])[0], None
-
-            state, _ = jax.lax.scan(one, state, jnp.arange(steps))
-            return learner.end_task(state, stream.train(i), jax.random.fold_in(key_end, i)), None
-
-        state, _ = jax.lax.scan(task, state, jnp.arange(stream.tasks))
-
-        def recalled(j: Array) -> Array:
-            batch = stream.test(j)
-            logits = learner.recall(state, batch.x, key_recall)
-            return score(logits, batch, jnp.ones(stream.classes, bool))
-
-        return jax.lax.map(recalled, jnp.arange(stream.tasks))
-
-    return of_seed
+def context(name: str, settings: Lifelong, stream: Stream) -> Context:
+    """What a learner of the commands is built from."""
+    entry = lifelong_learners[name]
+    plan = for_learner(resolve(settings), name, defaults=entry.defaults, options=entry.options)
+    return context_of(plan, stream, entry)
 
 
-def timed(of_seed: Callable[[Key], Array], seeds: int, *, once: bool) -> dict[str, Any]:
+def learner_of(name: str, settings: Lifelong, stream: Stream) -> LifelongLearner:
+    """A learner as the commands build it."""
+    return lifelong_learners[name].make(context(name, settings, stream))
+
+
+def timed(whole: Program, stream: Stream, seeds: int, *, once: bool) -> dict[str, Any]:
+    """Seconds of a run of all tasks, training and evaluation, and of its compilation."""
     keys = jax.random.split(jax.random.key(0), seeds)
+    # One seed is no vmap of one, which a user would not write either.
+    many = whole if seeds == 1 else jax.vmap(whole, in_axes=(None, 0))
+    given = keys[0] if seeds == 1 else keys
     begun = time.perf_counter()
     with computing():
-        # One seed is no vmap of one, which a user would not write either.
-        whole = of_seed if seeds == 1 else jax.vmap(of_seed)
-        compiled = jax.jit(whole).lower(keys[0] if seeds == 1 else keys).compile()
+        compiled = jax.jit(many).lower(stream, given).compile()
     compile_s = time.perf_counter() - begun
-    given = keys[0] if seeds == 1 else keys
     if not once:
-        jax.block_until_ready(compiled(given))
+        jax.block_until_ready(compiled(stream, given))
     begun = time.perf_counter()
-    accuracy = jax.block_until_ready(compiled(given))
+    run = jax.block_until_ready(compiled(stream, given))
     seconds = time.perf_counter() - begun
-    return {"seconds": seconds, "compile_s": compile_s, "accuracy": float(accuracy.mean())}
+    accuracy = float(run.R[..., -1, :].mean())
+    return {"seconds": seconds, "compile_s": compile_s, "accuracy": accuracy}

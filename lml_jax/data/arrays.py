@@ -145,9 +145,9 @@ def _check_x(x: PyTree) -> PyTree:
     return jax.tree.map(_check_part, x)
 
 
-def _check_part(x: ArrayLike) -> np.ndarray:
-    on_disk = isinstance(x, np.memmap)  # stays one, and its values are not read
-    x = x if on_disk else np.asarray(x)
+def _check_part(given: ArrayLike) -> np.ndarray:
+    on_disk = isinstance(given, np.memmap)  # stays one, and its values are not read
+    x: np.ndarray = given if isinstance(given, np.memmap) else np.asarray(given)
     if not (np.issubdtype(x.dtype, np.integer) or jnp.issubdtype(x.dtype, jnp.floating)):
         raise TypeError(f"x is of {x.dtype}, expected integers or floats")
     if x.dtype == np.uint8 and x.ndim not in (3, 4):

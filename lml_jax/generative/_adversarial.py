@@ -1,14 +1,13 @@
-"""What the adversarial learners share: optimiser steps, averages, and refused updates."""
+"""What the adversarial learners share: checks, averages, and refused updates."""
 
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from lml_jax.pixels import Span
-from lml_jax.types import Metrics, Params, PyTree
+from lml_jax.types import Metrics, Params
 
 State = TypeVar("State", bound=Any)  # a NamedTuple with `step`, `bad` and `bad_step`
 
@@ -44,14 +43,6 @@ def check_shapes(made: tuple[int, ...], expected: tuple[int, ...]) -> None:
     """Raise ValueError unless a generator makes examples of the expected shape."""
     if made != expected:
         raise ValueError(f"the generator makes {made}, expected examples of {expected}")
-
-
-def optimiser_step(
-    tx: optax.GradientTransformation, grads: Params, opt_state: PyTree, params: Params
-) -> tuple[Params, PyTree]:
-    """Parameters and optimiser state after one step of `tx`."""
-    updates, opt_state = tx.update(grads, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state
 
 
 def moving_average(old: Params, new: Params, step: Array, *, decay: float) -> Params:

@@ -8,11 +8,7 @@ import numpy as np
 from jax import Array
 
 from lml_jax.checks import concrete, known
-from lml_jax.generative.examples import joined as joined  # for callers that import them from here
-from lml_jax.generative.examples import together as together
 from lml_jax.losses import labelled
-from lml_jax.pixels import as_float as as_float
-from lml_jax.pixels import check_range as check_range
 from lml_jax.types import Batch, Key
 
 Condition = Literal["class", "task", "both"]

@@ -1,14 +1,10 @@
 """Batches as the generators take them: labels as int32, padding harmless, several as one."""
 
-import math
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from lml_jax import losses
-from lml_jax.checks import concrete
 from lml_jax.pixels import Span, as_float, check_range
 from lml_jax.types import Batch, Task
 
@@ -17,8 +13,8 @@ def prepared(batch: Batch, *, classes: int, span: Span) -> Batch:
     """A batch as a generator takes it.
 
     Labels become int32, images of uint8 floats, and a missing weight 1. What has weight 0 is
-    padding: it becomes an unlabelled copy of a real example, so that no value in it can make a
-    loss or a gradient non-finite.
+    padding: it becomes a copy of a real example, so that no value in it can make a loss or a
+    gradient non-finite; see `losses.fill_padding`.
 
     Args:
         batch: x [n, ...], y int [n] in -1..C-1, weight [n] or None.
@@ -36,14 +32,12 @@ def prepared(batch: Batch, *, classes: int, span: Span) -> Batch:
         >>> batch = Batch(jnp.array([[3.0], [jnp.inf]]), jnp.array([1, 7]), jnp.array([1.0, 0.0]))
         >>> made = prepared(batch, classes=2, span=(0.0, 5.0))
         >>> made.x.tolist(), made.y.tolist()
-        ([[3.0], [3.0]], [1, -1])
+        ([[3.0], [3.0]], [1, 1])
     """
     check(batch, classes=classes, span=span)
-    x, y = as_float(jnp.asarray(batch.x)), jnp.asarray(batch.y).astype(jnp.int32)
-    if batch.weight is None:
-        return Batch(x, y, jnp.ones(y.shape))
-    weight = jnp.asarray(batch.weight)
-    return Batch(filled(x, weight, span), jnp.where(weight > 0, y, -1), weight)
+    x, y = as_float(jnp.asarray(batch.x)), losses.as_labels(batch.y)
+    batch = losses.fill_padding(Batch(x, y, batch.weight))
+    return batch._replace(weight=losses.weights_of(batch))
 
 
 def check(batch: Batch, *, classes: int, span: Span, axes: int = 1) -> None:
@@ -53,42 +47,15 @@ def check(batch: Batch, *, classes: int, span: Span, axes: int = 1) -> None:
         >>> check(Batch(jnp.zeros((1, 2)), jnp.array([7])), classes=5, span=(0.0, 1.0))
         Traceback (most recent call last):
         ...
-        ValueError: labels are in 7..7, expected -1..4
+        ValueError: labels are in 7..7, expected -1..4; outside are [7]
     """
-    x, y = jnp.asarray(batch.x), jnp.asarray(batch.y)
-    if not jnp.issubdtype(y.dtype, jnp.integer) or y.ndim != axes or y.shape != x.shape[:axes]:
-        raise ValueError(
-            "labels must be integers, one per example; got "
-            f"{y.dtype.name} of shape {y.shape} for examples of shape {x.shape}"
-        )
-    if batch.weight is not None and jnp.shape(batch.weight) != y.shape:
-        raise ValueError(
-            f"weight must have the shape of y, {y.shape}; got {jnp.shape(batch.weight)}"
-        )
+    x, y = jnp.asarray(batch.x), losses.as_labels(batch.y, rank=axes)
+    weight = y if batch.weight is None else jnp.asarray(batch.weight)
+    for name, shape in (("y", y.shape), ("weight", weight.shape)):
+        if shape != x.shape[:axes]:
+            raise ValueError(f"{name} has shape {shape}, expected {x.shape[:axes]}, that of x")
     check_range(x, span, batch.weight)
-    known_now = concrete(y, batch.weight)
-    if known_now is not None:
-        labels, counts = known_now
-        losses.check_labels(labels if counts is None else labels[counts > 0], classes)
-
-
-def filled(x: Array, weight: Array, span: Span = (0.0, 1.0)) -> Array:
-    """Examples [n, ...] whose rows of weight 0 are copies of the first row of positive weight.
-
-    A weight of 0 does not undo a value that is inf or NaN (0 * inf is NaN), nor a gradient through
-    it; so padding is replaced before it is used. Where no row has a weight, all become a ramp over
-    `span`, at which a network that standardises each example is smooth.
-
-    Example:
-        >>> filled(jnp.array([[jnp.nan], [2.0]]), jnp.array([0.0, 1.0])).tolist()
-        [[2.0], [2.0]]
-    """
-    if x.shape[0] == 0:
-        return x
-    there = weight > 0
-    ramp = np.linspace(*span, math.prod(x.shape[1:])).reshape(x.shape[1:])
-    row = jnp.where(there.any(), x[jnp.argmax(there)], jnp.asarray(ramp, x.dtype))
-    return jnp.where(there.reshape(-1, *[1] * (x.ndim - 1)), x, row[None])
+    losses.check_labels(y, classes, batch.weight)
 
 
 def together(tasks: Task) -> Batch:

@@ -9,10 +9,11 @@ import optax
 from jax import Array
 
 from lml_jax.data.augment import Jitter, affine
-from lml_jax.generative.conditioning import as_float, joined
+from lml_jax.generative.examples import joined
 from lml_jax.losses import labelled
 from lml_jax.metrics.fewshot import accuracy
 from lml_jax.metrics.trained import classifier
+from lml_jax.pixels import as_float
 from lml_jax.types import Batch, Key, Net, Task, TaskGenerator
 
 

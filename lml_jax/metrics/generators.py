@@ -189,10 +189,6 @@ def class_diversity_ratios(
     return undefined_where(~both, _ratio(fake_std, real_std))
 
 
-# The names of earlier versions, until their last callers are renamed.
-spread_ratio, class_spread_ratios = diversity_ratio, class_diversity_ratios
-
-
 def memorisation_ratio(fake: Array, train: Array, test: Array) -> Array:
     """How close generated examples lie to the training set, against unseen real ones.
 

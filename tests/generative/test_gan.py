@@ -1,6 +1,7 @@
 """The conditional GAN on small blobs: every retention loss, with no branch on its name."""
 
 from functools import partial
+from operator import itemgetter
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from lml_jax import losses, nets, train
+from lml_jax import losses, memory, nets, train
 from lml_jax.generative.conditioning import Codes, draw, one_hot
 from lml_jax.generative.gan import retention
 from lml_jax.generative.gan.gan import conditional_gan
@@ -193,17 +194,26 @@ def test_only_the_bank_stores_examples_and_only_real_ones():
     assert [sizes[name] for name in ("none", "replay", "align", "replay+align")] == [0, 0, 0, 0]
 
 
-def test_a_bank_gives_examples_of_the_class_and_task_that_were_drawn():
+@pytest.mark.parametrize(
+    "bank",
+    [
+        newest(40), memory.fifo(40), memory.reservoir(40),
+        memory.herding(20, classes=CLASSES, feature_of=itemgetter(0)),
+        memory.class_balanced(20, classes=CLASSES), memory.task_indexed(20, tasks=TASKS),
+    ],
+    ids=["newest", "fifo", "reservoir", "herding", "class_balanced", "task_indexed"],
+)  # fmt: skip
+def test_any_bank_gives_examples_of_the_class_and_task_that_were_drawn(bank):
     """Whatever the bank holds more of; a class of which it holds nothing is not a valid draw."""
-    keep = retention.bank(newest(40))
-    memory = keep.init({}, jnp.zeros((1, SIZE)), jnp.zeros((TASKS, CLASSES), bool))
+    keep = retention.bank(bank)
+    stored = keep.init({}, jnp.zeros((1, SIZE)), jnp.zeros((TASKS, CLASSES), bool))
     for task, (labels, each) in enumerate([([0, 1], 2), ([1, 2], 8)]):
         batch = batch_of(labels, jax.random.key(task), each)
         x = jnp.broadcast_to(10.0 * task + batch.y[:, None], batch.x.shape)
-        memory = keep.keep(memory, jnp.array(task), {}, batch._replace(x=x), KEY)
+        stored = keep.keep(stored, jnp.array(task), {}, batch._replace(x=x), KEY)
     mask = jnp.array([[1, 1, 0, 0], [0, 1, 1, 1], [0, 0, 0, 0]], bool)
     drawn = draw(Codes(jnp.zeros((TASKS, CLASSES, 4)), mask), KEY, n=60)
-    x, valid = keep.real(memory, None, drawn, None, KEY)
+    x, valid = keep.real(stored, None, drawn, None, KEY)
     np.testing.assert_array_equal(valid, drawn.y != 3)
     expected = 10.0 * drawn.task + drawn.y
     np.testing.assert_array_equal(x[valid], jnp.broadcast_to(expected[valid, None], (50, SIZE)))
@@ -212,10 +222,10 @@ def test_a_bank_gives_examples_of_the_class_and_task_that_were_drawn():
 def test_examples_of_a_bank_are_drawn_uniformly():
     keep = retention.bank(newest(10))
     batch = Batch(jnp.arange(10.0)[:, None], jnp.array([0, 1] * 5))
-    memory = keep.init({}, batch.x, jnp.zeros((1, 2), bool))
-    memory = keep.keep(memory, jnp.array(0), {}, batch, KEY)
+    stored = keep.init({}, batch.x, jnp.zeros((1, 2), bool))
+    stored = keep.keep(stored, jnp.array(0), {}, batch, KEY)
     drawn = draw(Codes(jnp.zeros((1, 2, 4)), jnp.ones((1, 2), bool)), KEY, n=4000)
-    x, _ = keep.real(memory, None, drawn, None, KEY)
+    x, _ = keep.real(stored, None, drawn, None, KEY)
     counts = np.bincount(np.asarray(x[:, 0], int), minlength=10)
     assert abs(counts - 400).max() < 5 * np.sqrt(400 * 0.8)
 
@@ -378,7 +388,7 @@ def test_bad_data_is_refused():
         gan.step(state, task_of([0, 4]), KEY)
     with pytest.raises(ValueError, match=r"labels are in 4\.\.4, expected -1\.\.3"):
         gan.end_task(state, batch_of([4]), KEY)
-    with pytest.raises(ValueError, match=r"must be integers, one per example; got float32"):
+    with pytest.raises(ValueError, match=r"must be integers of shape \[n\], got float32 \[8, 4\]"):
         gan.end_task(state, batch_of([0])._replace(y=jnp.ones((8, 4))), KEY)
     with pytest.raises(ValueError, match=r"makes \(5,\), expected examples of \(7,\)"):
         gan.init(KEY, jnp.zeros((1, 7)))

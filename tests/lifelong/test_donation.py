@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from lml_jax import nets
+from lml_jax import memory, nets
 from lml_jax.data.arrays import from_arrays
 from lml_jax.data.streams import class_incremental
 from lml_jax.generative.gan.gan import conditional_gan
@@ -48,16 +48,20 @@ def few_shot_gan():
     )[1]  # fmt: skip
 
 
-def generative(head):
-    return lifelong_generative(DESCENT, TX, head, gan(), past_batch=4)
+def generative(space):
+    return lifelong_generative(DESCENT, TX, space, gan(), past_batch=4)
 
 
-# name -> (the few-shot learner, head -> the lifelong learner)
+def bounded(space):
+    return lifelong_maml(DESCENT, TX, space, bank=memory.reservoir(12), recall_on="bank")
+
+
+# name -> (the few-shot learner, label space -> the lifelong learner)
 LEARNERS = {
-    "finetune": (DESCENT, lambda head: finetune(DESCENT, TX, head)),
-    "joint": (DESCENT, lambda head: joint(DESCENT, TX, head, capacity=20)),
-    "maml": (DESCENT, lambda head: lifelong_maml(DESCENT, TX, head)),
-    "maml-bank": (DESCENT, lambda head: lifelong_maml(DESCENT, TX, head, recall_on="bank")),
+    "finetune": (DESCENT, lambda space: finetune(DESCENT, TX, space)),
+    "joint": (DESCENT, lambda space: joint(DESCENT, TX, space, capacity=20)),
+    "maml": (DESCENT, lambda space: lifelong_maml(DESCENT, TX, space)),
+    "maml-bank": (DESCENT, bounded),
     "generative": (DESCENT, generative),
 }
 for name, few_shot in {
@@ -67,7 +71,7 @@ for name, few_shot in {
     for way in ("samples", "statistics"):
         LEARNERS[f"{name}-{way}"] = (
             few_shot,
-            lambda head, f=few_shot, way=way: memory_learner(f, TX, head, recall_by=way),
+            lambda space, f=few_shot, way=way: memory_learner(f, TX, space, recall_by=way),
         )
 
 

@@ -8,15 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from lml_jax.lifelong.baselines import finetune
 
 from lml_jax import losses, metrics, nets, train
 from lml_jax.data.arrays import from_arrays
 from lml_jax.data.episodes import episodes
 from lml_jax.data.streams import class_incremental
-from lml_jax.generative.conditioning import joined
+from lml_jax.generative.examples import joined
+from lml_jax.generative.gan import retention
 from lml_jax.generative.gan.gan import conditional_gan
 from lml_jax.learners.maml import maml
+from lml_jax.lifelong.finetune import finetune
 from lml_jax.lifelong.generative_replay import lifelong_generative
 from lml_jax.lifelong.label_space import LabelSpace, label_space_of
 from lml_jax.lifelong.run import run_stream
@@ -53,6 +54,7 @@ def learner_of(space, *, options=None, **gan):
         classes=CLASSES,
         noise=4,
         ema=0.9,
+        retention=retention.align(),
         past_batch=24,
         **gan,
     )
@@ -64,11 +66,11 @@ def learner_of(space, *, options=None, **gan):
 
 @pytest.fixture(scope="module")
 def runs(stream):
-    head = label_space_of(stream)
+    space = label_space_of(stream)
     few_shot = maml(nets.mlp([32], CLASSES), optax.sgd(0.1), steps=1)
     learners = {
-        "align": learner_of(head, options={"test_generated": 8, "generated": 8}),
-        "finetune": finetune(few_shot, optax.adam(1e-2), head),
+        "align": learner_of(space, options={"test_generated": 8, "generated": 8}),
+        "finetune": finetune(few_shot, optax.adam(1e-2), space),
     }
     return {
         name: run_stream(learner, stream, KEY, steps=250, scan=True, chunk=125)
@@ -97,6 +99,7 @@ def test_no_example_is_stored(runs, stream):
             gaps = jnp.abs(rows[:, None] - images[None]).sum(axis=2)
             assert float(gaps.min()) > 0.1
     assert jax.tree.leaves(runs["align"].state.own.generator.memory) == []
+    assert jax.tree.leaves(runs["align"].state.memory) == []
 
 
 def test_the_second_task_compiles_nothing(stream):
@@ -114,9 +117,7 @@ def test_the_second_task_compiles_nothing(stream):
         state, shown = step(state, i, KEY)
         state = jax.jit(learner.end_task)(state, stream.train(i), KEY)
     assert len(traces) == 1
-    assert {"loss", "retention", "generator_retention", "d_loss", "g_loss", "diversity"} <= set(
-        shown
-    )
+    assert {"loss", "retention", "d_loss", "g_loss", "diversity"} <= set(shown)
 
 
 def test_replay_has_the_share_of_the_past_tasks(stream):
@@ -130,8 +131,8 @@ def test_replay_has_the_share_of_the_past_tasks(stream):
         drawn = jax.tree.map(lambda leaf: leaf[0], stream.episodes(seen // 2 - 1, KEY))
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), drawn.support, drawn.query)
         logits = nets.mlp([32], CLASSES).apply(state.train.params["theta"], both.x)
-        keep = jnp.arange(CLASSES) < seen
-        each = losses.cross_entropy(losses.mask_logits(logits, keep), both.y)
+        labels = jnp.arange(CLASSES) < seen
+        each = losses.cross_entropy(losses.mask_logits(logits, labels), both.y)
         return float(each.mean())
 
     alone = of_task(state, seen=2)
@@ -145,10 +146,12 @@ def test_replay_has_the_share_of_the_past_tasks(stream):
     np.testing.assert_allclose(shown["loss"], now / 2 + shown["retention"] / 2, rtol=1e-5)
 
 
-class Counts(NamedTuple):
-    finished: jax.Array
-    step: jax.Array
-    bad_step: jax.Array
+class Liar(NamedTuple):
+    """State of a generator that never learns: what every state of a generator has."""
+
+    step: jnp.ndarray
+    bad_step: jnp.ndarray
+    finished: jnp.ndarray
 
 
 def liar(stream):
@@ -158,18 +161,18 @@ def liar(stream):
     task = jnp.repeat(jnp.arange(3), every.y.shape[1])
 
     def sample(state, code, key, *, n):
-        known = task < state.finished
-        rows = jax.random.choice(key, len(labels), (n,), p=known / jnp.maximum(known.sum(), 1))
+        past = task < state.finished
+        rows = jax.random.choice(key, len(labels), (n,), p=past / jnp.maximum(past.sum(), 1))
         own = stream.members[task[rows]] & (jnp.arange(CLASSES)[None] != labels[rows, None])
-        there = jnp.full(n, (state.finished > 0).astype(float))
-        return Batch(images[rows], jnp.argmax(own, axis=1), there)
+        weight = jnp.full(n, (state.finished > 0).astype(float))
+        return Batch(images[rows], jnp.argmax(own, axis=1), weight)
 
-    start = Counts(*(jnp.zeros((), jnp.int32),) * 2, jnp.full((), -1, jnp.int32))
+    zero = jnp.zeros((), jnp.int32)
     return StreamGenerator(
-        init=lambda key, x: start,
+        init=lambda key, x: Liar(zero, zero - 1, zero),
         step=lambda state, tasks, key: (state._replace(step=state.step + 1), {}),
         end_task=lambda state, batch, key: state._replace(finished=state.finished + 1),
-        encode=None,
+        encode=lambda state, support, key: None,
         sample=sample,
     )
 
@@ -214,8 +217,8 @@ def test_samples_join_late_in_each_task(stream):
 
 def test_samples_join_the_support_set_of_a_test_task(stream):
     """With a class of one bad support example, samples of it move the adapted prediction."""
-    head = label_space_of(stream)
-    plain, helped = (learner_of(head, options={"test_generated": n}) for n in (0, 32))
+    space = label_space_of(stream)
+    plain, helped = (learner_of(space, options={"test_generated": n}) for n in (0, 32))
     state = run_stream(plain, stream, KEY, steps=60, scan=True).state
     episode = jax.tree.map(lambda leaf: leaf[0], stream.episodes(0, KEY))
     logits = [
@@ -240,9 +243,9 @@ def test_weights_of_generated_examples():
 def test_what_is_not_finite_is_named_and_stops_the_run(stream, where, part):
     learner = learner_of(label_space_of(stream))
     if where == "generator":
-        index = stream.train_index  # every image of the second task is NaN
+        index = jax.tree.map(np.asarray, stream.train_index)
         x = np.array(stream.x)
-        x[np.asarray(index.rows)[int(index.start[1, 0]) : int(index.start[2, 0])]] = np.nan
+        x[index.rows[index.start[1, 0] :][: index.size[1].sum()]] = np.nan
         broken = replace(stream, x=x)
     else:
         tx = optax.chain(
@@ -265,8 +268,8 @@ def test_what_is_not_finite_is_named_and_stops_the_run(stream, where, part):
 
 
 def test_a_task_incremental_learner_tells_past_samples_from_their_own_task(stream):
-    head = label_space_of(stream, task_incremental=True)
-    run = run_stream(learner_of(head), stream, KEY, steps=150, scan=True, task_incremental=True)
+    space = label_space_of(stream, task_incremental=True)
+    run = run_stream(learner_of(space), stream, KEY, steps=150, scan=True, task_incremental=True)
     np.testing.assert_array_equal(run.R, run.R_task)
     assert metrics.average_accuracy(run.R) > 0.8
 
@@ -286,8 +289,16 @@ def test_labels_local_to_an_episode_are_refused(stream):
         ({"generated_weight": 1.5}, r"must be in \[0, 1\], got 1.5"),
         ({"generated": -1}, "got 24, -1, 0 and 0"),
         ({"test_generated": -2}, "got 24, 0, -2 and 0"),
+        ({"generated_from": -3}, "got 24, 0, 0 and -3"),
     ],
 )
 def test_what_cannot_be_built_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         learner_of(LabelSpace(3, jnp.zeros(CLASSES, bool)), options=options)
+
+
+def test_a_stream_without_task_boundaries_is_refused(stream):
+    learner = learner_of(label_space_of(stream))
+    state = learner.init(KEY, stream.train(0).x)
+    with pytest.raises(ValueError, match="needs task boundaries"):
+        learner.observe(state, stream.batch(0), KEY)

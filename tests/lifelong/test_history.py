@@ -3,10 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lml_jax import losses, memory
 from lml_jax.lifelong import history
-from lml_jax.memory import fifo, reservoir, task_indexed
+from lml_jax.lifelong.label_space import LabelSpace
 
 KEY = jax.random.key(0)
+TASKS = 3
+SPACE = LabelSpace(TASKS, jnp.zeros(TASKS, bool))
+FILLER = jnp.array([-7.0, -8.0])  # what stands where a bank has nothing to give
 
 
 @pytest.mark.parametrize(
@@ -24,9 +28,8 @@ def test_weights_literal(reduction, want):
 
 @pytest.mark.parametrize("reduction", history.REDUCTIONS)
 def test_before_the_first_task_is_finished_nothing_counts(reduction):
-    assert (
-        history.weights(jnp.array(0), tasks=4, decay=0.9, reduction=reduction).tolist() == [0] * 4
-    )
+    got = history.weights(jnp.array(0), tasks=4, decay=0.9, reduction=reduction)
+    assert got.tolist() == [0] * 4
 
 
 @pytest.mark.parametrize("decay", [0.0, -0.5, 1.5, float("nan")])
@@ -40,33 +43,37 @@ def test_an_unknown_reduction_is_refused():
         history.check_decay(0.5, "average")
 
 
-FILLER = jnp.array([-1.0, -2.0])
-
-
-def insert(bank, state, task, size, weight=None):
-    items = (jnp.full(size, float(task)), jnp.full(size, task, jnp.int32), jnp.full(size, task))
-    where = None if weight is None else jnp.asarray(weight) > 0
-    return bank.insert(state, items, jax.random.fold_in(KEY, task), where)
+BANKS = {
+    "task_indexed": memory.task_indexed(50, tasks=TASKS),
+    "reservoir": memory.reservoir(50),
+    "class_balanced": memory.class_balanced(50, classes=TASKS),
+}
 
 
 def empty(bank):
-    return bank.init((jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)))
+    return bank.init(SPACE.item(jnp.zeros(1)))
+
+
+def filled(bank):
+    """Two finished tasks of three, 2 and 4 examples: the value of x is the task."""
+    state = empty(bank)
+    for i, size in ((0, 2), (1, 4)):
+        items = (jnp.full(size, float(i)), jnp.full(size, i, jnp.int32), jnp.full(size, i))
+        state = bank.insert(state, items, jax.random.fold_in(KEY, i))
+    return state
 
 
 @pytest.fixture
 def past():
-    """Two finished tasks of three: the value of x is the task."""
-    bank = task_indexed(3, tasks=3)
-    state = empty(bank)
-    for task, size in ((0, 2), (1, 4)):
-        state = insert(bank, state, task, size)
-    return bank, state
+    return BANKS["task_indexed"], filled(BANKS["task_indexed"])
 
 
-def test_each_task_has_its_own_group_and_padding_stays_out(past):
+def test_each_task_has_a_bank_of_its_own_and_padding_stays_out(past):
     bank, state = past
     assert state.seen.tolist() == [2, 4, 0]
-    assert insert(bank, state, 2, 3, [1.0, 0.0, 0.0]).seen.tolist() == [2, 4, 1]
+    items = (jnp.full(3, 2.0), jnp.full(3, 2), jnp.full(3, 2))
+    offered = jnp.array([True, False, False])
+    assert bank.insert(state, items, KEY, offered).seen.tolist() == [2, 4, 1]
 
 
 def test_a_draw_is_of_its_task_and_not_of_an_unfinished_one(past):
@@ -74,25 +81,25 @@ def test_a_draw_is_of_its_task_and_not_of_an_unfinished_one(past):
     for j in range(2):
         drawn = history.draw(bank, state, FILLER, KEY, n=20, task=jnp.array(j))
         assert set(drawn.x.tolist()) == {float(j)}
-        assert drawn.weight.all()
-    drawn = history.draw(bank, state, FILLER, KEY, n=3, task=jnp.array(2))
-    assert not drawn.weight.any()
-    # What stands in for a missing example is an image of the caller's, never an empty slot.
-    assert set(drawn.x.tolist()) <= set(FILLER.tolist())
+        assert set(drawn.task.tolist()) == {j}
+        assert drawn.weight.tolist() == [1.0] * 20
+    none = history.draw(bank, state, FILLER, KEY, n=3, task=jnp.array(2))
+    assert none.weight.tolist() == [0.0] * 3
+    # What a network is shown there is an image, and not the zeros of an empty slot.
+    assert none.x.tolist() == [-7.0, -8.0, -7.0]
 
 
-def test_all_finished_tasks_have_the_same_share(past):
+def test_the_union_gives_every_finished_task_the_same_share(past):
     bank, state = past
     drawn = history.draw(bank, state, FILLER, KEY, n=6000)
-    assert drawn.weight.all()
+    assert (drawn.weight == 1).all()
     np.testing.assert_allclose((drawn.task == 1).mean(), 0.5, atol=5 * np.sqrt(0.25 / 6000))
     np.testing.assert_array_equal(drawn.x, drawn.task.astype(float))
 
 
-def mean_loss(drawn):
+def loss_of(drawn):
     """L_j = 1 + j."""
-    total = jnp.maximum(jnp.sum(drawn.weight), 1e-9)
-    return {"loss": 1.0 + jnp.sum(drawn.weight * drawn.x) / total}
+    return {"past": 1.0 + losses.weighted_mean(drawn.x, drawn.weight)}
 
 
 @pytest.mark.parametrize("reduction", history.REDUCTIONS)
@@ -101,9 +108,9 @@ def test_both_estimators_have_the_same_mean(past, reduction):
     bank, state = past
     w = history.weights(jnp.array(2), tasks=3, decay=0.5, reduction=reduction)
 
-    def one(key, every_task):
-        got = history.estimate(bank, state, mean_loss, w, FILLER, key, n=2, every_task=every_task)
-        return got["loss"]
+    def one(key, every):
+        args = bank, state, loss_of, w, FILLER, key
+        return history.estimate(*args, n=2, every_task=every)["past"]
 
     want = float(w[0] * 1.0 + w[1] * 2.0)
     np.testing.assert_allclose(one(KEY, True), want, rtol=1e-6)
@@ -113,21 +120,25 @@ def test_both_estimators_have_the_same_mean(past, reduction):
     np.testing.assert_allclose(draws.mean(), want, atol=5 * error)
 
 
-@pytest.mark.parametrize("bank", [reservoir(200), fifo(200)], ids=["reservoir", "fifo"])
-def test_any_bank_estimates_the_weighted_past(bank):
-    """As many examples of each task: many draws come near the weighted sum."""
-    state = empty(bank)
-    for task in (0, 1):
-        state = insert(bank, state, task, 100)
-    w = history.weights(jnp.array(2), tasks=3, decay=0.5, reduction="sum")
-    got = history.estimate(bank, state, mean_loss, w, FILLER, KEY, n=4000, every_task=False)["loss"]
-    want = float(w[0] * 1.0 + w[1] * 2.0)
-    np.testing.assert_allclose(got, want, rtol=0.03)
+@pytest.mark.parametrize("name", ["reservoir", "class_balanced"])
+@pytest.mark.parametrize("reduction", history.REDUCTIONS)
+def test_a_bank_without_tasks_weighs_each_example_by_its_task(name, reduction):
+    """W sum_k w_{t_k} l_k / sum_k w_{t_k}: what many examples give, by hand."""
+    bank = BANKS[name]
+    w = history.weights(jnp.array(2), tasks=3, decay=0.5, reduction=reduction)
+    args = bank, filled(bank), loss_of, w, FILLER, KEY
+    got = history.estimate(*args, n=20_000, every_task=False)["past"]
+    # The reservoir holds 2 examples of task 0 and 4 of task 1; the other draws a class first.
+    share = {"reservoir": np.array([2, 4]) / 6, "class_balanced": np.array([1, 1]) / 2}[name]
+    mass = share * np.asarray(w[:2])
+    want = float(w.sum()) * (mass * np.array([1.0, 2.0])).sum() / mass.sum()
+    np.testing.assert_allclose(got, want, atol=float(w.sum()) * 5 * 0.5 / np.sqrt(20_000))
 
 
-@pytest.mark.parametrize("every_task", [True, False])
-def test_without_a_past_there_is_no_loss(every_task):
-    bank = task_indexed(2, tasks=3)
+@pytest.mark.parametrize("name", BANKS)
+@pytest.mark.parametrize("every", [True, False])
+def test_without_a_past_the_history_is_nothing(name, every):
+    bank = BANKS[name]
     w = history.weights(jnp.array(0), tasks=3, decay=0.5)
-    got = history.estimate(bank, empty(bank), mean_loss, w, FILLER, KEY, n=2, every_task=every_task)
-    assert float(got["loss"]) == 0.0
+    args = bank, empty(bank), lambda d: {"past": jnp.sum(d.x) + 1}, w, FILLER, KEY
+    assert float(history.estimate(*args, n=2, every_task=every)["past"]) == 0.0

@@ -13,7 +13,7 @@ from lml_jax.data.streams import class_incremental, domain_incremental
 from lml_jax.learners.gemcl import gemcl
 from lml_jax.learners.matching import matching
 from lml_jax.learners.protonet import protonet
-from lml_jax.lifelong import _support
+from lml_jax.lifelong._support import draw, stored, without_gaps
 from lml_jax.lifelong.label_space import label_space_of
 from lml_jax.lifelong.memory_replay import memory_learner
 from lml_jax.lifelong.run import run_stream
@@ -43,25 +43,14 @@ def stream():
     )
 
 
+def balanced(per_class, classes=CLASSES):
+    return memory.class_balanced(per_class, classes=classes)
+
+
 def learner(stream, few_shot="protonet", **options):
-    options = {"shots": 3, **options}
-    options.setdefault("bank", bank_of(stream, options.pop("per_class", PER_CLASS)))
-    return memory_learner(FEW_SHOT[few_shot](), optax.adam(1e-2), label_space_of(stream), **options)
-
-
-def bank_of(stream, per_class=PER_CLASS):
-    return memory.class_balanced(per_class, classes=stream.classes)
-
-
-def contents(bank, state):
-    return _support.without_gaps(_support.stored(bank, state.memory)[0])
-
-
-def drawn_from(stream, state, bank=None, *, every_task=False):
-    return _support.draw(
-        bank_of(stream) if bank is None else bank, state.memory, state.finished,
-        jnp.asarray(False), KEY, classes=stream.classes, shots=3, n=9, every_task=every_task,
-    )  # fmt: skip
+    options = {"bank": balanced(PER_CLASS), "shots": 3, **options}
+    space = label_space_of(stream)
+    return memory_learner(FEW_SHOT[few_shot](), optax.adam(1e-2), space, **options)
 
 
 def after(stream, tasks, of):
@@ -80,11 +69,21 @@ def test_it_learns_a_stream_and_keeps_it(stream, few_shot):
     assert np.isnan(run.R[0]).all()
 
 
+def drawn_from(state, bank, classes, *, every_task):
+    """Three examples per class as a support set, and nine queries."""
+    return draw(
+        bank, state.memory, state.finished, jnp.array(False), KEY, classes=classes, shots=3, n=9,
+        every_task=every_task,
+    )  # fmt: skip
+
+
 def test_support_and_queries_are_disjoint_and_of_past_tasks(stream):
     state = after(stream, 2, learner(stream))
-    drawn = drawn_from(stream, state, every_task=True)
+    drawn = drawn_from(state, balanced(PER_CLASS), CLASSES, every_task=True)
     assert drawn.support.x.shape[0] == CLASSES * 3
-    assert drawn.query.weight.sum() == 2 * PER_TASK * (PER_CLASS - 3)
+    # Every stored example has a place; those that count are the others of the classes seen.
+    assert drawn.query.x.shape[0] == CLASSES * PER_CLASS
+    assert int((drawn.query.weight > 0).sum()) == 2 * PER_TASK * (PER_CLASS - 3)
     assert drawn.support.weight.reshape(CLASSES, 3).sum(1).tolist() == [3, 3, 3, 3, 0, 0]
     support = {tuple(row) for row in np.asarray(drawn.support.x[drawn.support.weight > 0])}
     query = {tuple(row) for row in np.asarray(drawn.query.x[drawn.query.weight > 0])}
@@ -94,12 +93,15 @@ def test_support_and_queries_are_disjoint_and_of_past_tasks(stream):
 
 
 def test_every_example_enters_the_bank_once_with_its_task(stream):
-    state = after(stream, 3, learner(stream, per_class=20))
-    stored = contents(bank_of(stream, 20), state)
-    kept = np.asarray(stored.x[stored.weight > 0])
+    bank = balanced(20)
+    state = after(stream, 3, learner(stream, bank=bank))
+    held, task = stored(bank, state.memory)
+    kept = np.asarray(held.x[held.weight > 0])
     everything = np.concatenate([np.asarray(stream.train(i).x) for i in range(TASKS)])
     assert len(kept) == len(everything)
     np.testing.assert_allclose(np.sort(kept, axis=0), np.sort(everything, axis=0))
+    real = np.asarray(held.weight > 0)
+    np.testing.assert_array_equal(np.asarray(task)[real], np.asarray(held.y)[real] // PER_TASK)
 
 
 def test_empty_slots_hold_repeats_and_recall_does_not_depend_on_them(stream):
@@ -116,12 +118,13 @@ def test_empty_slots_hold_repeats_and_recall_does_not_depend_on_them(stream):
         for capacity in (PER_CLASS, 3 * PER_CLASS):
             of = memory_learner(
                 protonet(net, classes=CLASSES), optax.adam(1e-2), label_space_of(stream),
-                bank=bank_of(stream, capacity), shots=3,
+                bank=balanced(capacity), shots=3,
             )  # fmt: skip
             state = of.end_task(of.init(KEY, x), Batch(x, y), KEY)
             logits.append(of.recall(state, x, KEY))
         np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-3, err_msg=few)
-    drawn = contents(bank_of(stream, 20), after(stream, 1, learner(stream, per_class=20)))
+    bank = balanced(20)
+    drawn = without_gaps(stored(bank, after(stream, 1, learner(stream, bank=bank)).memory)[0])
     assert {tuple(row) for row in np.asarray(drawn.x)} == {tuple(r) for r in np.asarray(batch.x)}
     assert drawn.weight.sum() == len(batch.y)
 
@@ -131,7 +134,7 @@ def test_a_drawn_task_is_an_unbiased_estimate(stream, reduction):
     """Both estimators, averaged over draws from the same bank, agree within 4 standard errors."""
     values = {}
     for every in (True, False):
-        of = learner(stream, retention_weight=1.0, every_task=every, reduction=reduction)
+        of = learner(stream, every_task=every, reduction=reduction)
         state = after(stream, 2, of)
         episodes = stream.episodes(2, KEY)
 
@@ -149,21 +152,21 @@ def test_a_drawn_task_is_an_unbiased_estimate(stream, reduction):
 def test_the_sum_is_the_mean_times_the_tasks(stream):
     shares = {}
     for reduction in ("sum", "mean"):
-        of = learner(stream, retention_weight=1.0, every_task=True, reduction=reduction)
+        of = learner(stream, every_task=True, reduction=reduction)
         metrics = of.step(after(stream, 2, of), stream.episodes(2, KEY), KEY)[1]
         shares[reduction] = metrics["loss"] - metrics["query_loss"]
     np.testing.assert_allclose(shares["sum"], 2 * shares["mean"], rtol=1e-5)
 
 
-def test_without_transfer_there_is_no_term_and_no_query_is_drawn(stream):
+def test_without_a_retention_loss_there_is_no_term_and_no_query_is_drawn(stream):
     of = learner(stream, retention_weight=0.0, shots=PER_CLASS)
     metrics = of.step(after(stream, 1, of), stream.episodes(1, KEY), KEY)[1]
     assert "retention" not in metrics
     assert metrics["loss"] == metrics["query_loss"]
 
 
-def test_before_the_first_task_ends_the_transfer_is_zero(stream):
-    of = learner(stream, retention_weight=1.0)
+def test_before_the_first_task_ends_the_retention_loss_is_zero(stream):
+    of = learner(stream)
     state, metrics = of.step(after(stream, 0, of), stream.episodes(0, KEY), KEY)
     assert metrics["retention"] == 0
     assert int(state.bad_step) == -1
@@ -174,16 +177,36 @@ def test_stored_statistics_are_the_prototypes_until_the_embedding_moves(stream):
     x = stream.test(0).x
     states, recalls = {}, {}
     for way in ("samples", "statistics"):
-        of = learner(stream, recall_by=way, per_class=20)
+        of = learner(stream, recall_by=way, bank=balanced(20))
         states[way], recalls[way] = after(stream, 2, of), jax.jit(of.recall)
     logits = {way: recalls[way](states[way], x, KEY) for way in states}
     np.testing.assert_allclose(logits["samples"], logits["statistics"], rtol=1e-4, atol=1e-4)
     for way, state in states.items():
         params = jax.tree.map(lambda w: 1.1 * w, state.train.params)
-        train = state.train._replace(params=params, step=state.train.step + 1)
-        moved = state._replace(train=train)
+        # What is recomputed from samples is so after an update, which the step counts.
+        trained = state.train._replace(params=params, step=state.train.step + 1)
+        moved = state._replace(train=trained)
         logits[way] = recalls[way](moved, x, KEY)
     assert jnp.abs(logits["samples"] - logits["statistics"])[:, :4].max() > 1e-2
+
+
+def test_statistics_of_samples_are_computed_once_until_something_moves(stream):
+    """Not embedding the bank anew changes nothing; an update, or a new example, is noticed."""
+    of = learner(stream)
+    recall, x = jax.jit(of.recall), stream.test(0).x
+    state = after(stream, 2, of)
+    anew = state._replace(own=state.own._replace(step=jnp.full_like(state.own.step, -1)))
+    assert int(state.own.step) == int(state.train.step)
+    np.testing.assert_allclose(recall(state, x, KEY), recall(anew, x, KEY), rtol=1e-4, atol=1e-4)
+    # It is the stored statistics that are used: others would be seen.
+    other = state._replace(own=state.own._replace(fast=jax.tree.map(jnp.ones_like, state.own.fast)))
+    assert jnp.abs(recall(other, x, KEY) - recall(state, x, KEY))[:, :4].max() > 1e-2
+    trained = of.step(state, stream.episodes(1, KEY), KEY)[0]
+    observed = of.observe(state, stream.batch(0), KEY)[0]
+    for moved in (trained, observed):
+        anew = moved._replace(own=moved.own._replace(step=jnp.full_like(moved.own.step, -1)))
+        np.testing.assert_array_equal(recall(moved, x, KEY), recall(anew, x, KEY))
+        assert jnp.abs(recall(moved, x, KEY) - recall(state, x, KEY))[:, :4].max() > 1e-4
 
 
 def test_recall_of_a_known_state_inside_jit(stream):
@@ -216,12 +239,11 @@ def test_a_domain_stream_knows_the_task_of_each_sample():
     )  # fmt: skip
     few_shot = protonet(NET, classes=2)
     of = memory_learner(
-        few_shot, optax.adam(1e-2), label_space_of(turned), bank=bank_of(turned, 10), shots=3,
-        retention_weight=1.0,
-    )  # fmt: skip
+        few_shot, optax.adam(1e-2), label_space_of(turned), bank=balanced(10, classes=2), shots=3
+    )
     state = after(turned, 3, of)
     assert set(np.unique(state.memory.items[2])) == {0, 1, 2}
-    drawn = drawn_from(turned, state, bank_of(turned, 10))
+    drawn = drawn_from(state, balanced(10, classes=2), 2, every_task=False)
     assert len(set(drawn.task.tolist())) == 1
     assert drawn.query.weight.tolist() == [1.0] * 9
 
@@ -246,6 +268,8 @@ def test_bad_arguments_are_named(stream):
         after(stream, 0, learner(stream, shots=8))
     with pytest.raises(ValueError, match="past_batch must be at least 1, got 0"):
         learner(stream, past_batch=0)
+    with pytest.raises(ValueError, match="shots must be at least 1, got 0"):
+        learner(stream, shots=0)
     of = learner(stream)
     with pytest.raises(ValueError, match="nothing was learned yet"):
         of.recall(after(stream, 0, of), stream.test(0).x, KEY)

@@ -19,7 +19,7 @@ from lml_jax.lifelong.joint import joint
 from lml_jax.lifelong.label_space import LabelSpace, label_space_of
 from lml_jax.lifelong.lifelong_maml import lifelong_maml
 from lml_jax.lifelong.run import run_stream
-from lml_jax.lifelong.score import class_accuracy as score
+from lml_jax.lifelong.score import class_accuracy
 from lml_jax.types import Batch
 
 KEY = jax.random.key(0)
@@ -45,12 +45,11 @@ def stream():
     )
 
 
-def learners(head):
-    shared = (few_shot(head.classes), optax.adam(1e-2), head)
+def learners(space):
+    shared = (few_shot(space.classes), optax.adam(1e-2), space)
+    small = memory.task_indexed(20, tasks=space.tasks)
     return {
-        "maml": lifelong_maml(
-            *shared, bank=memory.task_indexed(20, tasks=head.tasks), past_batch=10
-        ),
+        "maml": lifelong_maml(*shared, bank=small, past_batch=10),
         "maml, every task": lifelong_maml(*shared, every_task=True, reduction="mean"),
         "maml, no history": lifelong_maml(*shared, decay=None),
         "maml, recall on the bank": lifelong_maml(*shared, recall_on="bank"),
@@ -120,33 +119,39 @@ def test_labels_local_to_an_episode_are_refused(stream, name):
         learner.step(state, local, KEY)
 
 
-def test_a_head_of_another_size_is_refused(stream):
-    head = LabelSpace(3, jnp.zeros(9, bool))
-    learner = finetune(few_shot(9), optax.adam(1e-2), head)
+def test_a_label_space_of_another_size_is_refused(stream):
+    space = LabelSpace(3, jnp.zeros(9, bool))
+    learner = finetune(few_shot(9), optax.adam(1e-2), space)
     with pytest.raises(ValueError, match="learner has 9 classes, the stream has 6"):
         run_stream(learner, stream, KEY, steps=1)
 
 
-def test_labels_outside_the_head_are_refused(stream):
-    index = stream.train_index
-    wrong = replace(stream, train_index=index._replace(y=index.y + 5))
+def test_labels_outside_the_label_space_are_refused(stream):
     learner = finetune(few_shot(), optax.adam(1e-2), label_space_of(stream))
-    with pytest.raises(ValueError, match=r"labels \(train\) are in 5..10, expected -1..5"):
-        run_stream(learner, wrong, KEY, steps=1)
+    for part in ("train", "test"):
+        index = getattr(stream, f"{part}_index")
+        for far, found in ((5, "5..10"), (-2, "-2..3")):
+            wrong = replace(stream, **{f"{part}_index": index._replace(y=index.y + far)})
+            message = rf"labels \({part}\) are in {found}, expected -1\.\.5"
+            with pytest.raises(ValueError, match=message):
+                run_stream(learner, wrong, KEY, steps=1)
+
+
+def with_bad_images(stream, i):
+    """The stream, the training images of its task i NaN."""
+    index = jax.tree.map(np.asarray, stream.train_index)
+    rows = index.rows[index.start[i, 0] :][: index.size[i].sum()]
+    x = np.array(stream.x)
+    x[rows] = np.nan
+    return replace(stream, x=x)
 
 
 def test_a_loss_that_is_not_finite_names_its_task_and_keeps_the_rows_so_far(stream):
-    # Every image of the second task is NaN.
-    index = stream.train_index
-    rows = np.asarray(index.rows)[np.asarray(index.start[1, 0]) : np.asarray(index.start[2, 0])]
-    x = np.array(stream.x)
-    x[rows] = np.nan
-    poisoned = replace(stream, x=x)
     rows = []
     learner = lifelong_maml(few_shot(), optax.adam(1e-2), label_space_of(stream))
     with pytest.raises(train.DivergedError, match=r"step 5.*task 1 of the stream") as caught:
         run_stream(
-            learner, poisoned, KEY, steps=5,
+            learner, with_bad_images(stream, 1), KEY, steps=5,
             on_row=lambda i, run: rows.append((i, run.R[i].copy())),
         )  # fmt: skip
     assert [i for i, _ in rows] == [0, 1]
@@ -154,11 +159,11 @@ def test_a_loss_that_is_not_finite_names_its_task_and_keeps_the_rows_so_far(stre
     assert all(jnp.isfinite(w).all() for w in jax.tree.leaves(caught.value.state.train.params))
 
 
-def test_a_task_incremental_learner_is_told_the_labels_of_each_task(stream):
-    told = finetune(few_shot(), optax.adam(1e-2), label_space_of(stream, task_incremental=True))
-    run = run_stream(told, stream, KEY, steps=60, scan=True, task_incremental=True)
+def test_a_task_incremental_learner_is_given_the_classes_of_each_task(stream):
+    learner = finetune(few_shot(), optax.adam(1e-2), label_space_of(stream, task_incremental=True))
+    run = run_stream(learner, stream, KEY, steps=60, scan=True, task_incremental=True)
     np.testing.assert_array_equal(run.R, run.R_task)
-    assert np.isfinite(run.R).all()  # with the task told there is always something to choose from
+    assert np.isfinite(run.R).all()  # given the task, there is always something to choose from
     assert np.isfinite(metrics.forward_transfer(run.R))
     assert metrics.average_accuracy(run.R) > 0.7
 
@@ -191,11 +196,11 @@ def test_a_score_counts_only_what_could_be_right():
     logits = jnp.array([[1.0, 0.0, -jnp.inf], [1.0, 0.0, -jnp.inf], [0.0, 9.0, -jnp.inf]])
     batch = Batch(jnp.zeros((3, 1)), jnp.array([0, 1, 2]))
     every = jnp.ones(3, bool)
-    assert float(score(logits, batch, every)) == 0.5
-    assert float(score(logits, batch, jnp.array([False, True, False]))) == 1.0
-    assert jnp.isnan(score(logits, batch, jnp.array([False, False, True])))
+    assert float(class_accuracy(logits, batch, every)) == 0.5
+    assert float(class_accuracy(logits, batch, jnp.array([False, True, False]))) == 1.0
+    assert jnp.isnan(class_accuracy(logits, batch, jnp.array([False, False, True])))
     padded = batch._replace(weight=jnp.array([1.0, 0.0, 1.0]))
-    assert float(score(logits, padded, every)) == 1.0
+    assert float(class_accuracy(logits, padded, every)) == 1.0
 
 
 def test_joint_training_refuses_a_bank_that_cannot_keep_everything(stream):
@@ -217,11 +222,17 @@ def test_the_state_that_was_reported_outlives_the_run(stream):
         ({"decay": 1.5}, "got 1.5"),
         ({"reduction": "average"}, "'average'"),
         ({"recall_on": "memory"}, "'memory'"),
-        ({"every_task": True, "bank": memory.fifo(9)}, "groups by task"),
         ({"past_batch": 0}, "past_batch must be at least 1, got 0"),
+        ({"recall_examples": 0}, "recall_examples must be at least 1, got 0"),
+        ({"every_task": True, "bank": memory.fifo(9)}, "a bank that groups by task"),
     ],
 )
 def test_what_cannot_be_built_is_refused(options, message):
     space = LabelSpace(3, jnp.zeros(6, bool))
     with pytest.raises(ValueError, match=message):
         lifelong_maml(few_shot(), optax.adam(1e-2), space, **options)
+
+
+def test_a_bank_without_room_is_refused():
+    with pytest.raises(ValueError, match="0"):
+        memory.task_indexed(0, tasks=3)

@@ -10,7 +10,7 @@ import optax
 from lml_jax import evaluate, losses, nets
 from lml_jax.data.arrays import rotations
 from lml_jax.data.episodes import episodes
-from lml_jax.execution import Execution, execution
+from lml_jax.execution import Execution, NetKind, execution
 from lml_jax.experiments.datasets import DataRequest
 from lml_jax.experiments.fewshot.learners import FewShotContext, OuterContext
 from lml_jax.experiments.fewshot.settings import Plan
@@ -94,8 +94,10 @@ def network_of(plan: Plan) -> Net:
 
 
 def execution_of(plan: Plan) -> Execution:
-    """Scan or loop, for the network of the plan."""
-    return execution("dense" if plan.regression else "conv", steps=plan.settings.steps)
+    """Scan or loop, for the network and the inner steps of the plan."""
+    s = plan.settings
+    net: NetKind = "dense" if plan.regression else "conv"
+    return execution(net, steps=s.steps, inner_steps=s.inner_steps)
 
 
 def example_loss(plan: Plan) -> ExampleLoss:
@@ -115,6 +117,7 @@ def learner_of(
 
     `loss` is minimised by the inner steps; None takes that of the data.
     """
+    how = execution_of(plan)
     return plan.entry.make(
         FewShotContext(
             net=net,
@@ -123,7 +126,8 @@ def learner_of(
             trained_steps=plan.settings.inner_steps,
             rate=plan.settings.inner_rate,
             loss=loss or example_loss(plan),
-            unroll=execution_of(plan).unroll,
+            unroll=how.unroll,
+            remat=how.remat,
         )
     )
 

@@ -25,6 +25,7 @@ class FewShotContext(NamedTuple):
         rate: inner step size, or its start where it is learned.
         loss: what the inner steps minimise.
         unroll: unroll the inner steps.
+        remat: recompute the inner steps in the backward pass.
     """
 
     net: Net
@@ -34,6 +35,7 @@ class FewShotContext(NamedTuple):
     rate: float
     loss: ExampleLoss
     unroll: bool
+    remat: bool = True
 
 
 class OuterContext(NamedTuple):
@@ -72,7 +74,13 @@ def _maml(
     rule: Callable[[FewShotContext], inner.Rule], *, first_order: bool = False
 ) -> Callable[[FewShotContext], Learner]:
     return lambda c: maml(
-        c.net, rule(c), steps=c.steps, loss=c.loss, first_order=first_order, unroll=c.unroll
+        c.net,
+        rule(c),
+        steps=c.steps,
+        loss=c.loss,
+        first_order=first_order,
+        unroll=c.unroll,
+        remat=c.remat,
     )
 
 

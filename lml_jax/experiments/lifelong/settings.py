@@ -142,7 +142,7 @@ def resolve(settings: Lifelong) -> Plan:
         s,
         data,
         net,
-        execution(net.kind, steps=steps),
+        execution(net.kind, steps=steps, inner_steps=s.inner_steps),
         start,
         data.tasks_in_stream if s.tasks is None else s.tasks,
         (10 if domain else data.classes_per_task)

@@ -20,6 +20,7 @@ from lml_jax.metrics.generators import diversity_ratio
 from lml_jax.pixels import Span, to_network
 from lml_jax.train import all_finite
 from lml_jax.types import Batch, ConditionalNet, Key, Metrics, Params, PyTree, Task
+from lml_jax.updates import apply_update
 
 
 class GanSettings(NamedTuple):
@@ -140,12 +141,12 @@ def step(settings: GanSettings, state: GanState, tasks: Task, key: Key) -> tuple
 
     of_d = jax.value_and_grad(_d_loss, argnums=1, has_aux=True)
     (value_d, d_accuracy), grads_d = of_d(settings, state.d, state.g, real)
-    d, d_opt = adversarial.optimiser_step(settings.d_tx, grads_d, state.d_opt, state.d)
+    d, d_opt, _ = apply_update(settings.d_tx, grads_d, state.d_opt, state.d, value=value_d)
     of_g = jax.value_and_grad(_g_loss, argnums=1, has_aux=True)
     (value_g, (term, fake)), grads_g = of_g(
         settings, state.g, state._replace(d=d), real, drawn, key_g
     )
-    g, g_opt = adversarial.optimiser_step(settings.g_tx, grads_g, state.g_opt, state.g)
+    g, g_opt, _ = apply_update(settings.g_tx, grads_g, state.g_opt, state.g, value=value_g)
 
     after = state._replace(
         step=state.step + 1,

@@ -26,6 +26,7 @@ from lml_jax.metrics import accuracy
 from lml_jax.metrics.generators import diversity_ratio
 from lml_jax.train import all_finite
 from lml_jax.types import Batch, Key, Metrics, Params, PyTree, Task
+from lml_jax.updates import apply_update
 
 
 class MetaGanState(NamedTuple):
@@ -85,13 +86,17 @@ def step(
     of_d = jax.value_and_grad(settings.reduce(partial(d_loss, settings)), has_aux=True)
     (value_d, shown_d), grads = of_d(state.params, tasks, key_d, joining)
     grads_d = grads["d"]
-    d, d_opt = adversarial.optimiser_step(settings.d_tx, grads_d, state.d_opt, state.params["d"])
+    d, d_opt, _ = apply_update(
+        settings.d_tx, grads_d, state.d_opt, state.params["d"], value=value_d
+    )
 
     opponent = {**state.params, "d": d} if settings.alternating else state.params
     of_g = jax.value_and_grad(settings.reduce(partial(g_loss, settings)), has_aux=True)
     (value_g, shown_g), grads = of_g(opponent, tasks, key_g, joining)
     grads_g = grads["g"]
-    g, g_opt = adversarial.optimiser_step(settings.g_tx, grads_g, state.g_opt, state.params["g"])
+    g, g_opt, _ = apply_update(
+        settings.g_tx, grads_g, state.g_opt, state.params["g"], value=value_g
+    )
 
     after = state._replace(
         step=state.step + 1,

@@ -12,7 +12,6 @@ import optax
 from jax import Array
 
 from lml_jax import losses, train
-from lml_jax.generative.examples import filled
 from lml_jax.generative.vaml import posterior
 from lml_jax.generative.vaml.posterior import QUERY_BOUND, Posterior, Weights
 from lml_jax.parallel import BatchLoss, vmap_mean
@@ -127,16 +126,13 @@ def _step(
 
 
 def _points(model: _Model, batch: Batch) -> Batch:
-    """The batch with a weight, whose padding is copies of a real point; see `examples.filled`."""
+    """The batch, whose padding becomes copies of a real point; see `losses.fill_padding`."""
     x, y = jnp.asarray(batch.x), jnp.asarray(batch.y)
     if x.ndim != 2 or y.shape != (x.shape[0], model.outputs):
         raise ValueError(
             f"expected points x [n, p] and y [n, {model.outputs}], got {x.shape} and {y.shape}"
         )
-    weight = losses.labelled(batch)
-    if batch.weight is None:
-        return Batch(x, y, weight)
-    return Batch(filled(x, weight), filled(y, weight), weight)
+    return losses.fill_padding(Batch(x, y, batch.weight))
 
 
 def _init(model: _Model, key: Key, x: Array) -> Params:
