@@ -130,8 +130,10 @@ def test_two_hundred_damaged_caches_are_built_anew(tmp_path, monkeypatch):
 
 BAD_X = [
     None, "x", 3, [], [[]], np.zeros((0, 2)), np.zeros(4), np.full((4, 2), np.nan),
-    np.zeros((4, 2), np.int64), np.array([["a"] * 2] * 4), np.zeros((4, 2), complex),
-    np.array([object()] * 4), np.zeros((4,), np.uint8),
+    np.zeros((4, 2), bool), np.array([["a"] * 2] * 4), np.zeros((4, 2), complex),
+    np.array([object()] * 4), np.zeros((4,), np.uint8), np.full((4, 2), 2**40), {}, (),
+    {"ids": np.zeros((4, 2), int), "mask": np.zeros((3, 2))},
+    (np.zeros((4, 2)), np.zeros((4, 2), bool)), np.zeros((4, 2), "datetime64[s]"),
 ]  # fmt: skip
 BAD_Y = [
     None, "y", 1, [], [0.5] * 4, [0, 1, 1], [-1, 0, 1, 1], [0, 0, 9, 9], [[0], [1], [1], [0]],

@@ -29,6 +29,7 @@ class Build:
     data: Dataset
     test: Dataset | None
     train_per_class: int | None
+    test_per_class: int | None
     shots: int
     queries: int
     ways: int | None
@@ -46,6 +47,8 @@ class Build:
             raise ValueError("train_per_class must say how many examples train: the rest test")
         if self.train_per_class is not None and self.train_per_class < 1:
             raise ValueError(f"train_per_class must be at least 1, got {self.train_per_class}")
+        if self.test_per_class is not None and self.test_per_class < 1:
+            raise ValueError(f"test_per_class must be at least 1, got {self.test_per_class}")
         every = np.arange(self.data.classes)
         return every[np.asarray(self.data.count) >= self.least()] if self.small == "skip" else every
 
@@ -113,7 +116,7 @@ class Build:
         """Rows of the training and of the test examples of class c."""
         own = self.data.rows_of(c)
         if self.test is not None and self.train_per_class is None:
-            return own, self.test.rows_of(c)
+            return own, self._test_rows(self.test.rows_of(c), rng)
         held_out = 0 if self.test is not None else 1
         kept = self.train_per_class or len(own)
         if kept + held_out > len(own):
@@ -125,8 +128,14 @@ class Build:
                 )
             kept = max(1, len(own) - held_out)
         shuffled = own[rng.permutation(len(own))]
-        test = shuffled[kept:] if self.test is None else self.test.rows_of(c)
-        return shuffled[:kept], test
+        if self.test is None:  # in random order as they are
+            return shuffled[:kept], shuffled[kept:][: self.test_per_class]
+        return shuffled[:kept], self._test_rows(self.test.rows_of(c), rng)
+
+    def _test_rows(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if self.test_per_class is None or len(rows) <= self.test_per_class:
+            return rows
+        return rng.choice(rows, self.test_per_class, replace=False)
 
     def _check_task(self, i: int, classes: Sequence[int], rows: list[np.ndarray]) -> None:
         need = self.shots + self.queries

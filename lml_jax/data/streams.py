@@ -11,6 +11,7 @@ import numpy as np
 
 from lml_jax.checks import known
 from lml_jax.data._build import Build, time_order
+from lml_jax.data._choice import check_order, from_groups, sizes_of
 from lml_jax.data.episodes import Small
 from lml_jax.data.stream import Stream, Transform
 from lml_jax.types import Dataset
@@ -26,6 +27,7 @@ def class_incremental(
     by_group: bool = True,
     test: Dataset | None = None,
     train_per_class: int | None = None,
+    test_per_class: int | None = None,
     shots: int = 5,
     queries: int = 5,
     ways: int | None = None,
@@ -46,6 +48,8 @@ def class_incremental(
             one group; needs one c for all tasks, and no `order`. Else classes are drawn from all.
         test: test examples of the same classes, else what `train_per_class` leaves over.
         train_per_class: training examples of each class; None with `test` takes all.
+        test_per_class: test examples of each class at most; None takes all. A task's test set is
+            padded to the largest: set it where some classes are much larger than others.
         shots: support examples per class in `episodes`.
         queries: query examples per class in `episodes`.
         ways: classes in an episode; None: all of the largest task.
@@ -71,19 +75,21 @@ def class_incremental(
         van de Ven, Tuytelaars, Tolias. Three types of incremental learning, 2022,
         https://doi.org/10.1038/s42256-022-00568-3.
     """
-    sizes = _sizes(tasks, classes_per_task)
+    sizes = sizes_of(tasks, classes_per_task)
     rng = np.random.default_rng(seed)
-    build = Build(data, test, train_per_class, shots, queries, ways, meta_batch, small)
+    build = Build(
+        data, test, train_per_class, test_per_class, shots, queries, ways, meta_batch, small
+    )
     usable = build.usable()
     group = np.asarray(data.group)[usable]
     if order is not None:
-        classes = _check_order(order, data.classes)
+        classes = check_order(order, data.classes)
         classes = classes[np.isin(classes, usable)]
         if len(classes) < sum(sizes):
             raise ValueError(f"order has {len(classes)} classes, expected at least {sum(sizes)}")
         classes = classes[: sum(sizes)]
     elif by_group and len(np.unique(group)) > 1:
-        classes = usable[_from_groups(group, sizes, rng)].reshape(-1)
+        classes = usable[from_groups(group, sizes, rng)].reshape(-1)
     else:
         if sum(sizes) > len(usable):
             raise ValueError(
@@ -104,6 +110,7 @@ def domain_incremental(
     seed: int,
     test: Dataset | None = None,
     train_per_class: int | None = None,
+    test_per_class: int | None = None,
     shots: int = 5,
     queries: int = 5,
     ways: int | None = None,
@@ -120,6 +127,7 @@ def domain_incremental(
         seed: as in `class_incremental`, as is all that follows.
         test: test examples.
         train_per_class: training examples of each class.
+        test_per_class: test examples of each class at most.
         shots: support examples per class.
         queries: query examples per class.
         ways: classes in an episode.
@@ -144,9 +152,11 @@ def domain_incremental(
         Lopez-Paz, Ranzato. Gradient Episodic Memory for Continual Learning, 2017, section 4,
         https://arxiv.org/abs/1706.08840.
     """
-    _sizes(tasks, classes)
+    sizes_of(tasks, classes)
     rng = np.random.default_rng(seed)
-    build = Build(data, test, train_per_class, shots, queries, ways, meta_batch, small)
+    build = Build(
+        data, test, train_per_class, test_per_class, shots, queries, ways, meta_batch, small
+    )
     usable = build.usable()
     if classes > len(usable):
         raise ValueError(
@@ -165,6 +175,7 @@ def of_tasks(
     transform: Transform | None = None,
     test: Dataset | None = None,
     train_per_class: int | None = None,
+    test_per_class: int | None = None,
     shots: int = 5,
     queries: int = 5,
     ways: int | None = None,
@@ -182,6 +193,7 @@ def of_tasks(
         transform: as in `domain_incremental`; None: images as they are.
         test: as in `class_incremental`, as is all that follows.
         train_per_class: training examples of each class.
+        test_per_class: test examples of each class at most.
         shots: support examples per class.
         queries: query examples per class.
         ways: classes in an episode.
@@ -201,10 +213,12 @@ def of_tasks(
     """
     known(returning, ("divide", "repeat"), what="treatment of returning classes")
     for i, classes in enumerate(tasks):
-        _check_order(classes, data.classes, what=f"task {i}")
+        check_order(classes, data.classes, what=f"task {i}")
     if not len(tasks):
         raise ValueError("an empty stream: 0 tasks")
-    build = Build(data, test, train_per_class, shots, queries, ways, meta_batch, small)
+    build = Build(
+        data, test, train_per_class, test_per_class, shots, queries, ways, meta_batch, small
+    )
     usable = set(build.usable().tolist())
     tasks = [[int(c) for c in classes if int(c) in usable] for classes in tasks]
     for i, classes in enumerate(tasks):
@@ -240,61 +254,3 @@ def in_time(stream: Stream, *, batch_size: int, seed: int, blur: float = 0.0) ->
         )
     order = time_order(stream, blur, np.random.default_rng(seed))
     return replace(stream, order=order, batch_size=batch_size)
-
-
-def _sizes(tasks: int | None, classes_per_task: int | Sequence[int]) -> list[int]:
-    """Classes of each task."""
-    if isinstance(classes_per_task, int | np.integer):
-        if tasks is None:
-            raise ValueError("tasks must say how many tasks there are, got None")
-        if tasks < 1 or classes_per_task < 1:
-            raise ValueError(f"an empty stream: {tasks} tasks of {classes_per_task} classes")
-        return [int(classes_per_task)] * tasks
-    sizes = [int(size) for size in classes_per_task]
-    if not sizes or min(sizes) < 1:
-        raise ValueError(f"an empty stream: tasks of {sizes} classes")
-    if tasks not in (None, len(sizes)):
-        raise ValueError(f"classes_per_task lists {len(sizes)} tasks, but tasks is {tasks}")
-    return sizes
-
-
-def _check_order(order: Sequence[int], classes: int, *, what: str = "order") -> np.ndarray:
-    """`order` as an array, once it is a list of different classes."""
-    found = np.asarray(order) if len(order) else np.zeros(0, int)
-    if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer):
-        raise ValueError(f"{what} must list classes 0..{classes - 1}, got {order}")
-    if found.size and (found.min() < 0 or found.max() >= classes):
-        raise ValueError(
-            f"{what} has classes {found.min()}..{found.max()}, expected 0..{classes - 1}"
-        )
-    if len(np.unique(found)) < len(found):
-        raise ValueError(f"{what} names a class twice: {list(order)}")
-    return found
-
-
-def _from_groups(group: np.ndarray, sizes: list[int], rng: np.random.Generator) -> np.ndarray:
-    """Positions [T, c] in `group`: each task from one group."""
-    tasks, per_task = len(sizes), sizes[0]
-    if set(sizes) != {per_task}:
-        raise ValueError(
-            f"tasks of {sizes} classes cannot each come from one group: give order= or "
-            "by_group=False"
-        )
-    ids, members = np.unique(group, return_counts=True)
-    room = {int(g): int(n) // per_task for g, n in zip(ids, members, strict=True)}
-    large = ids[members >= per_task]
-    if sum(room.values()) < tasks:
-        raise ValueError(
-            f"{tasks} tasks asked for, but only {len(large)} groups have {per_task} classes or "
-            f"more, enough for {sum(room.values())} tasks; by_group=False draws from all groups"
-        )
-    # Every group once before one comes again: group g serves as tasks t, t + len(picked), ...
-    picked, chosen = rng.permutation(large), []
-    for turn in range(-(-tasks // len(picked))):
-        chosen += [(g, turn) for g in picked if room[int(g)] > turn]
-    order = {
-        int(g): rng.permutation(np.flatnonzero(group == g))
-        for g, turn in chosen[:tasks]
-        if not turn
-    }
-    return np.stack([order[int(g)][t * per_task : (t + 1) * per_task] for g, t in chosen[:tasks]])

@@ -206,6 +206,31 @@ def test_small_classes_are_skipped():
         )  # fmt: skip
 
 
+def test_one_large_class_does_not_make_every_test_set_large():
+    counts = [4000] + [10] * 99
+    y = np.repeat(np.arange(100), counts)
+    data = from_arrays(np.arange(y.size, dtype=np.int32)[:, None], y)
+    options = {"tasks": 20, "classes_per_task": 5, "shots": 2, "queries": 2, "train_per_class": 6}
+    for test in (None, data):
+        every = class_incremental(data, seed=0, test=test, **options)
+        few = class_incremental(data, seed=0, test=test, test_per_class=4, **options)
+        assert every.train_index.rows.size == 600
+        assert every.test_size >= 3994
+        assert few.test_size == 20
+        assert few.test_index.rows.size == 400
+        for i in range(20):
+            some, whole = few.test(i), every.test(i)
+            rows = np.asarray(some.x[:, 0])
+            assert (some.weight == 1).all()
+            assert len(set(rows.tolist())) == 20
+            np.testing.assert_array_equal(few.original[some.y], y[rows])
+            if test is None:
+                assert set(rows.tolist()) <= set(np.asarray(whole.x[:, 0]).tolist())
+                assert not set(rows.tolist()) & set(np.asarray(few.train(i).x[:, 0]).tolist())
+    with pytest.raises(ValueError, match="test_per_class must be at least 1, got 0"):
+        class_incremental(data, seed=0, test_per_class=0, **options)
+
+
 def test_small_classes_are_skipped_in_lists_and_orders():
     options = {"seed": 0, "train_per_class": 8, "shots": 3, "queries": 5, "small": "skip"}
     stream = of_tasks(coded(LONG_TAILED), [[8, 2], [0, 9, 1]], **options)

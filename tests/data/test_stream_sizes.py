@@ -1,5 +1,7 @@
 """Streams of any size: a program that does not grow with them, one task at a time, from disk."""
 
+import pickle
+
 import jax
 import numpy as np
 import optax
@@ -83,6 +85,9 @@ STREAMS = {
 @pytest.mark.parametrize("kind", STREAMS)
 def test_one_task_alone_gives_what_the_whole_stream_gives(kind):
     stream = STREAMS[kind](images())
+    sent = pickle.loads(pickle.dumps(stream))  # to another process, say
+    jax.tree.map(np.testing.assert_array_equal, sent, stream)
+    assert jax.tree.structure(sent) == jax.tree.structure(stream)
     episodes = jax.jit(lambda s, i, key: s.episodes(i, key))
     train = jax.jit(lambda s, i: s.train(i))
     for i in range(stream.tasks):
