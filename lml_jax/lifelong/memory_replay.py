@@ -15,6 +15,7 @@ from lml_jax.lifelong._base import (
     finished_after,
     halves,
     labels_of,
+    least_likely,
     predict_from,
     refused_id,
     seen_after,
@@ -221,7 +222,8 @@ def memory_learner(
                 lambda: own,
                 lambda: recalled(params, state.memory, state.train.step, key),
             )
-        return learner.predict(params, own.fast, x)
+        # A class that was seen, and of which the bank holds nothing any more, is forgotten: wrong.
+        return least_likely(learner.predict(params, own.fast, x), state.seen[None])
 
     return LifelongLearner(init, step, observe, end_task, predict_from(learner, space), recall)
 

@@ -182,7 +182,11 @@ def test_the_old_classifier_corrects_the_labels_of_samples(stream):
     acc = {}
     for temperature in (None, 2.0):
         learner = lifelong_generative(
-            few_shot, optax.adam(1e-2), label_space_of(stream), liar(stream), temperature=temperature
+            few_shot,
+            optax.adam(1e-2),
+            label_space_of(stream),
+            liar(stream),
+            temperature=temperature,
         )
         acc[temperature] = metrics.average_accuracy(
             run_stream(learner, stream, KEY, steps=150, scan=True).R

@@ -197,9 +197,7 @@ def test_statistics_of_samples_are_computed_once_until_something_moves(stream):
     state = after(stream, 2, of)
     anew = state._replace(own=state.own._replace(step=jnp.full_like(state.own.step, -1)))
     assert int(state.own.step) == int(state.train.step)
-    np.testing.assert_allclose(
-        recall(state, x, KEY), recall(anew, x, KEY), rtol=1e-4, atol=1e-4
-    )
+    np.testing.assert_allclose(recall(state, x, KEY), recall(anew, x, KEY), rtol=1e-4, atol=1e-4)
     # It is the stored statistics that are used: others would be seen.
     other = state._replace(own=state.own._replace(fast=jax.tree.map(jnp.ones_like, state.own.fast)))
     assert jnp.abs(recall(other, x, KEY) - recall(state, x, KEY))[:, :4].max() > 1e-2
