@@ -108,9 +108,7 @@ def lifelong(make):
 def lifelong_maml(space, reduce):
     few = lml.maml(nets.mlp([8], 4), optax.sgd(0.1), steps=1)
     bank = lml.memory.task_indexed(8, tasks=space.tasks)
-    return lml.lifelong_maml(
-        few, optax.sgd(0.1), space, bank=bank, past_batch=4, reduce=reduce
-    )
+    return lml.lifelong_maml(few, optax.sgd(0.1), space, bank=bank, past_batch=4, reduce=reduce)
 
 
 def memory(space, reduce):

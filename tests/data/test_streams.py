@@ -133,3 +133,17 @@ def test_what_cannot_be_made_is_refused(options, message):
 def test_a_stream_of_one_group_deals_its_classes_out():
     with pytest.raises(ValueError, match="need 15 classes, but there are only 12"):
         class_incremental(coded(groups=1), tasks=5, classes_per_task=3, seed=0, train_per_class=4)
+
+
+def test_a_group_serves_several_tasks_with_other_classes_where_there_are_few_groups():
+    made = class_incremental(
+        coded(classes=12, groups=2), tasks=4, classes_per_task=3, seed=0, train_per_class=4,
+        shots=1, queries=1,
+    )  # fmt: skip
+    classes = np.asarray(made.original).reshape(4, 3)
+    assert len(set(classes.ravel().tolist())) == 12
+    assert all(len({c % 2 for c in task}) == 1 for task in classes.tolist())
+    with pytest.raises(ValueError, match="enough for 4 tasks"):
+        class_incremental(
+            coded(classes=12, groups=2), tasks=5, classes_per_task=3, seed=0, train_per_class=4
+        )

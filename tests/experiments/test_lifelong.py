@@ -8,13 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from lml_jax.data.arrays import from_arrays
 from lml_jax.experiments.lifelong import ablation, pretrain
 from lml_jax.experiments.lifelong.ablation import HISTORY, arms_of, paired
 from lml_jax.experiments.lifelong.learners import LifelongEntry, classifier_of, lifelong_learners
 from lml_jax.experiments.lifelong.run import run_lifelong
 from lml_jax.experiments.lifelong.settings import Lifelong, for_learner, resolve
-from lml_jax.experiments.lifelong.streams import background_of, divided, load, stream_of
+from lml_jax.experiments.lifelong.streams import background_of, load, stream_of
 from lml_jax.experiments.runner import Place
 from lml_jax.lifelong.finetune import finetune
 
@@ -132,16 +131,6 @@ def test_there_are_twenty_test_images_per_class():
     assert counts.min() == counts.max() == 20
 
 
-def test_groups_are_divided_where_there_are_fewer_than_tasks():
-    data = from_arrays(np.zeros((12, 2)), range(12), group=[0] * 7 + [1] * 5, groups=("a", "b"))
-    assert divided(data, 2, 5) is data
-    cut = divided(data, 3, 3)
-    assert np.bincount(cut.group).tolist() == [4, 3, 5]
-    for piece in range(3):
-        assert len(set(np.asarray(data.group)[np.asarray(cut.group) == piece])) == 1
-    assert divided(data, 9, 5) is data  # refused by the stream, which names the numbers
-
-
 def test_learners_are_given_as_a_function_or_an_entry(cache, tmp_path):
     entry = LifelongEntry(mine, start="random", defaults={"outer_rate": 0.5})
     result = run_lifelong(
@@ -166,6 +155,17 @@ def test_what_is_given_wins_over_a_learners_default():
     assert plan.options == {"flag": False, "n": 5, "name": "a"}
     with pytest.raises(ValueError, match=r"expected int for 'x\.n=five'"):
         for_learner(resolve(Lifelong(options=("x.n=five",))), "x", defaults={}, options=options)
+
+
+def test_the_memory_learner_trains_nothing_on_features():
+    entry = lifelong_learners["memory"]
+    plans = [
+        for_learner(resolve(Lifelong(start=start)), "memory", defaults=entry.defaults, options={})
+        for start in ("features", "parameters")
+    ]
+    assert [plan.steps for plan in plans] == [1, 200]
+    assert [plan.retention_weight for plan in plans] == [0.0, 1.0]
+    assert [plan.config["steps"] for plan in plans] == [1, 200]
 
 
 def test_every_entry_says_what_it_is():

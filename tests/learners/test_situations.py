@@ -86,10 +86,10 @@ def test_protonet_between_two_centres_beside_a_far_query():
     """Centres 0 and 1 and the query 0.9: class 1, whatever the other query is."""
     learner = protonet(IDENTITY, classes=2)
     support = Batch(jnp.array([[0.0], [1.0]]), jnp.array([0, 1]))
-    fast = learner.adapt({"net": {}, "classifier": {}}, support, KEY)
+    fast = learner.adapt({"net": {}, "head": {}}, support, KEY)
     for other in (1e8, np.nan):
         x = jnp.array([[0.9], [other]])
-        logits = learner.predict({"net": {}, "classifier": {}}, fast, x)
+        logits = learner.predict({"net": {}, "head": {}}, fast, x)
         assert int(logits[0].argmax()) == 1
         np.testing.assert_allclose(logits[0], [-0.81, -0.01], rtol=1e-4)
 

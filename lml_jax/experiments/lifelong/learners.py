@@ -175,7 +175,14 @@ lifelong_learners: dict[str, LifelongEntry] = {
         _maml, "MAML whose outer loss includes past tasks", defaults={"reduction": "normalised"}
     ),
     "memory": LifelongEntry(
-        _memory, "prototypes from a bank of stored examples", start="embedding"
+        _memory,
+        "prototypes from a bank of stored examples",
+        start="embedding",
+        # On features there is nothing to train: the network is the identity.
+        defaults={
+            "steps": lambda plan: 1 if plan.start == "features" else plan.steps,
+            "retention_weight": lambda plan: 0.0 if plan.start == "features" else 1.0,
+        },
     ),
     "lifelong-gan": LifelongEntry(
         _generative, "generative replay with a conditional GAN", defaults=_GENERATIVE, generator=gan

@@ -4,8 +4,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from lml_jax.data.augment import Jitter, affine
 from lml_jax.data.domains import rotated
 from lml_jax.data.stream import Stream
@@ -59,25 +57,5 @@ def stream_of(plan: Plan, data: StreamData, seed: int) -> Stream:
         turn = rotated(180.0 / plan.tasks)
         stream = domain_incremental(data.train, turn, classes=plan.classes, **common)
     else:
-        cut = divided(data.train, plan.tasks, plan.classes)
-        stream = class_incremental(cut, classes_per_task=plan.classes, **common)
+        stream = class_incremental(data.train, classes_per_task=plan.classes, **common)
     return replace(stream, augment=JITTERED) if s.jitter else stream
-
-
-def divided(data: Dataset, tasks: int, classes: int) -> Dataset:
-    """`data` with groups that are large enough cut in pieces, if there are fewer than `tasks`.
-
-    A task takes its classes from one group, so that the tasks of a script are several tasks of
-    related classes.
-    """
-    sizes = np.bincount(np.asarray(data.group))
-    if len(sizes) == 1 or np.sum(sizes >= classes) >= tasks or np.sum(sizes // classes) < tasks:
-        return data
-    group = np.zeros(data.classes, np.int32)
-    names: list[str] = []
-    for own in np.flatnonzero(sizes):
-        rows = np.flatnonzero(np.asarray(data.group) == own)
-        for piece in np.array_split(rows, max(1, sizes[own] // classes)):
-            group[piece] = len(names)
-            names.append(f"{data.groups[own]} {len(names)}" if data.groups else str(len(names)))
-    return replace(data, group=group, groups=tuple(names))
