@@ -57,15 +57,18 @@ def mine(c):
     return finetune(c.classifier, halved, c.space)
 
 
+def _own_few_shot(c):
+    return protonet(c.net, classes=c.ways)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _registered():
     """A learner of each kind under a new name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(lifelong_learners, "mine", LifelongEntry(mine, "a user's own"))
-        patch.setitem(
-            few_shot_learners, "mine",
-            FewShotEntry(lambda c: protonet(c.net, classes=c.ways), "a user's own", embedding=True),
-        )  # fmt: skip
+        defaults = few_shot_learners["protonet"].defaults
+        own = FewShotEntry(_own_few_shot, "a user's own", defaults, embedding=True)
+        patch.setitem(few_shot_learners, "mine", own)
         yield
 
 

@@ -24,29 +24,6 @@ def stored(bank: MemoryBank, memory: PyTree) -> tuple[Batch, Array]:
     return Batch(x, y, valid.astype(jnp.float32)), task
 
 
-def without_gaps(batch: Batch) -> Batch:
-    """`batch` with copies of the other examples, in turn, in place of those of weight 0.
-
-    A network then never sees the zeros of an empty slot, and one that looks at its whole batch
-    sees each stored example equally often.
-
-    Example:
-        >>> batch = Batch(jnp.array([3.0, 0.0, 4.0, 0.0]), jnp.zeros(4, jnp.int32),
-        ...               jnp.array([1.0, 0.0, 1.0, 0.0]))
-        >>> without_gaps(batch).x.tolist(), without_gaps(batch).weight.tolist()
-        ([3.0, 3.0, 4.0, 4.0], [1.0, 0.0, 1.0, 0.0])
-    """
-    full = losses.weights_of(batch) > 0
-    real = jnp.flatnonzero(full, size=len(full), fill_value=0)
-    turn = (jnp.cumsum(~full) - 1) % jnp.maximum(full.sum(), 1)
-    rows = jnp.where(full, jnp.arange(len(full)), real[turn])
-    # Where nothing counts there is nothing to copy: a ramp, at which networks are smooth.
-    filled = Batch(batch.x[rows], batch.y[rows], batch.weight)
-    some = full.any()
-    ramp = losses.fill_padding(filled._replace(weight=jnp.zeros_like(full, jnp.float32)))
-    return filled._replace(x=jnp.where(some, filled.x, ramp.x))
-
-
 def draw(
     bank: MemoryBank,
     memory: PyTree,

@@ -136,7 +136,7 @@ def memory_learner(
             classes=classes, shots=shots, n=queries, every_task=every_task,
         )  # fmt: skip
         support = losses.concatenated(_as_labelled(task.support), drawn.support)
-        fast = learner.adapt(params, _support.without_gaps(support), key_adapt)
+        fast = learner.adapt(params, losses.fill_padding(support), key_adapt)
         value, metrics = batch_loss(learner.predict, params, fast, task.query, labels)
         value = value * refused_id(task, space)
         metrics = {"query_loss": value, **metrics}
@@ -151,9 +151,11 @@ def memory_learner(
 
     def recalled(params: Params, memory: PyTree, step: Array, key: Key) -> Recalled:
         """The statistics of everything in the bank."""
-        every = _support.without_gaps(_support.stored(bank, memory)[0])
+        every = losses.fill_padding(_support.stored(bank, memory)[0])
         # Traced, so that classes still to come are not taken for missing ones.
-        return Recalled(jax.jit(learner.adapt)(params, every, key), step)
+        fast = jax.jit(learner.adapt)(params, every, key)
+        # A copy: what is donated may not hold a buffer twice, and the step is the train state's.
+        return Recalled(fast, jnp.copy(step))
 
     def init(key: Key, x: Array, params: Params | None = None) -> LifelongState:
         params = learner.init(key, x) if params is None else params
@@ -190,7 +192,7 @@ def memory_learner(
         if recall_by == "statistics":
             fast = learner.adapt(params, losses.fill_padding(batch), key_adapt, own.fast)
             _check_same_shapes(own.fast, fast)
-            own = Recalled(fast, state.train.step)
+            own = train.copy(Recalled(fast, state.train.step))
         else:
             own = own._replace(step=jnp.full_like(own.step, -1))
         return state._replace(memory=memory, own=own)

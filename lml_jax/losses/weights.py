@@ -109,11 +109,12 @@ def labelled(batch: Batch, labels: Array | None = None) -> Array:
 
 
 def fill_padding(batch: Batch) -> Batch:
-    """`batch` with each example of weight 0 replaced by a copy of the first one that counts.
+    """`batch` with copies of the other examples, in turn, in place of those of weight 0.
 
     Weights stay as they are. A weight of 0 multiplies the loss of an example by 0, but
     0 * NaN = NaN: without this, a network that is not differentiable at the padding, or a target
-    that is not finite, would make the gradient NaN.
+    that is not finite, would make the gradient NaN. In turn, so that a network with statistics of
+    its batch sees each example about equally often.
 
     Args:
         batch: n examples; x may be a pytree of arrays [n, ...].
@@ -127,15 +128,18 @@ def fill_padding(batch: Batch) -> Batch:
         >>> fill_padding(batch).x.tolist(), fill_padding(batch).y.tolist()
         ([[2.0], [2.0]], [1, 1])
     """
-    if batch.weight is None or batch.y.shape[0] == 0:
+    n = batch.y.shape[0]
+    if batch.weight is None or n == 0:
         return batch
     counts = batch.weight != 0
-    first, some = jnp.argmax(counts), counts.any()
+    some = counts.any()
+    real = jnp.flatnonzero(counts, size=n, fill_value=0)
+    turn = (jnp.cumsum(~counts) - 1) % jnp.maximum(jnp.sum(counts), 1)
+    rows = jnp.where(counts, jnp.arange(n), real[turn])
 
     def fill(leaf: Array, otherwise: Any) -> Array:
         leaf = jnp.asarray(leaf)
-        copy = jnp.where(some, leaf[first], otherwise)
-        return jnp.where(counts.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, copy[None])
+        return jnp.where(some, leaf[rows], jnp.broadcast_to(otherwise, leaf.shape[1:])[None])
 
     y = batch.y
     y = fill(as_labels(y), jnp.int32(-1)) if are_labels(y) else fill(y, jnp.zeros_like(y[0]))
