@@ -140,6 +140,19 @@ def among_seen(space: LabelSpace, recall: Recall) -> Recall:
     return masked
 
 
+def least_likely(logits: Array, labels: Array) -> Array:
+    """Logits [n, C] with -inf at the classes `labels` (bool [1, C]) replaced by the row's lowest.
+
+    The new value is below all others of the row. A score leaves out an example whose own class has
+    the logit -inf, as one that was never seen; what was seen and is lost must count as wrong.
+    """
+    lowest = jnp.min(jnp.where(jnp.isfinite(logits), logits, jnp.inf), axis=1, keepdims=True)
+    lowest = jnp.where(jnp.isfinite(lowest), lowest, 0.0)
+    # Twice the distance from 0 as well: of a large number 1 is less than rounding.
+    below = lowest - 1.0 - jnp.abs(lowest)
+    return jnp.where(jnp.isneginf(logits) & labels, below, logits)
+
+
 def halves(batch: Batch, key: Key) -> tuple[Batch, Batch]:
     """A batch as a support and a query set: random halves, by weights of the same shape.
 

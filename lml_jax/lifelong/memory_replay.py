@@ -15,6 +15,7 @@ from lml_jax.lifelong._base import (
     finished_after,
     halves,
     labels_of,
+    least_likely,
     predict_from,
     refused_id,
     seen_after,
@@ -152,7 +153,9 @@ def memory_learner(
         """The statistics of everything in the bank."""
         every = losses.fill_padding(_support.stored(bank, memory)[0])
         # Traced, so that classes still to come are not taken for missing ones.
-        return Recalled(jax.jit(learner.adapt)(params, every, key), step)
+        fast = jax.jit(learner.adapt)(params, every, key)
+        # A copy: what is donated may not hold a buffer twice, and the step is the train state's.
+        return Recalled(fast, jnp.copy(step))
 
     def init(key: Key, x: Array, params: Params | None = None) -> LifelongState:
         params = learner.init(key, x) if params is None else params
@@ -222,7 +225,8 @@ def memory_learner(
                 lambda: own,
                 lambda: recalled(params, state.memory, state.train.step, key),
             )
-        return learner.predict(params, own.fast, x)
+        # A class that was seen, and of which the bank holds nothing any more, is forgotten: wrong.
+        return least_likely(learner.predict(params, own.fast, x), state.seen[None])
 
     return LifelongLearner(init, step, observe, end_task, predict_from(learner, space), recall)
 

@@ -12,6 +12,7 @@ from jax import Array
 from lml_jax import losses, train
 from lml_jax.checks import check_positive
 from lml_jax.data.stream import Stream
+from lml_jax.lifelong._base import least_likely
 from lml_jax.lifelong.score import Score, class_accuracy
 from lml_jax.types import Batch, Key, LifelongLearner, LifelongState, Metrics, Params
 
@@ -150,7 +151,5 @@ def _accuracy(
     """The score of `recall`, in which classes not seen are wrong and not left out."""
     outputs = learner.recall(state, batch.x, key)
     if losses.are_labels(batch.y):
-        lowest = jnp.min(jnp.where(jnp.isneginf(outputs), jnp.inf, outputs), axis=1, keepdims=True)
-        lowest = jnp.where(jnp.isfinite(lowest), lowest, 0.0)
-        outputs = jnp.where(jnp.isneginf(outputs), lowest - 1.0, outputs)
+        outputs = least_likely(outputs, jnp.ones((1, outputs.shape[1]), bool))
     return score(outputs, batch, jnp.ones(outputs.shape[1], bool))

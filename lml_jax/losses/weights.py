@@ -109,12 +109,12 @@ def labelled(batch: Batch, labels: Array | None = None) -> Array:
 
 
 def fill_padding(batch: Batch) -> Batch:
-    """`batch` with copies of the examples that count, in turn, in place of those of weight 0.
+    """`batch` with copies of the other examples, in turn, in place of those of weight 0.
 
     Weights stay as they are. A weight of 0 multiplies the loss of an example by 0, but
     0 * NaN = NaN: without this, a network that is not differentiable at the padding, or a target
-    that is not finite, would make the gradient NaN. A network that looks at its whole batch sees
-    each example about equally often.
+    that is not finite, would make the gradient NaN. In turn, so that a network with statistics of
+    its batch sees each example about equally often.
 
     Args:
         batch: n examples; x may be a pytree of arrays [n, ...].
@@ -124,26 +124,26 @@ def fill_padding(batch: Batch) -> Batch:
         from 0 to 1 (0 to 255), labels -1 and targets 0; other integers stay.
 
     Example:
-        >>> x, y = jnp.array([[jnp.nan], [2.0], [3.0]]), jnp.array([7, 1, 0])
-        >>> filled = fill_padding(Batch(x, y, jnp.array([0.0, 1.0, 1.0])))
-        >>> filled.x.tolist(), filled.y.tolist()
-        ([[2.0], [2.0], [3.0]], [1, 1, 0])
+        >>> batch = Batch(jnp.array([[jnp.nan], [2.0]]), jnp.array([7, 1]), jnp.array([0.0, 1.0]))
+        >>> fill_padding(batch).x.tolist(), fill_padding(batch).y.tolist()
+        ([[2.0], [2.0]], [1, 1])
     """
-    if batch.weight is None or batch.y.shape[0] == 0:
+    n = batch.y.shape[0]
+    if batch.weight is None or n == 0:
         return batch
-    counts = jnp.asarray(batch.weight) != 0
-    n, some = counts.shape[0], counts.any()
+    counts = batch.weight != 0
+    some = counts.any()
     real = jnp.flatnonzero(counts, size=n, fill_value=0)
-    turn = (jnp.cumsum(~counts) - 1) % jnp.maximum(counts.sum(), 1)
+    turn = (jnp.cumsum(~counts) - 1) % jnp.maximum(jnp.sum(counts), 1)
     rows = jnp.where(counts, jnp.arange(n), real[turn])
 
     def fill(leaf: Array, otherwise: Any) -> Array:
-        return jnp.where(some, jnp.asarray(leaf)[rows], otherwise)
+        leaf = jnp.asarray(leaf)
+        return jnp.where(some, leaf[rows], jnp.broadcast_to(otherwise, leaf.shape[1:])[None])
 
     y = batch.y
-    y = fill(as_labels(y), jnp.int32(-1)) if are_labels(y) else fill(y, jnp.zeros_like(y))
-    x = jax.tree.map(lambda leaf: fill(leaf, _ramp(leaf)[None]), batch.x)
-    return batch._replace(x=x, y=y)
+    y = fill(as_labels(y), jnp.int32(-1)) if are_labels(y) else fill(y, jnp.zeros_like(y[0]))
+    return batch._replace(x=jax.tree.map(lambda leaf: fill(leaf, _ramp(leaf)), batch.x), y=y)
 
 
 def concatenated(a: Batch, b: Batch) -> Batch:

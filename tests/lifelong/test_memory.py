@@ -7,13 +7,13 @@ import numpy as np
 import optax
 import pytest
 
-from lml_jax import memory, nets
+from lml_jax import losses, memory, nets
 from lml_jax.data.arrays import from_arrays
 from lml_jax.data.streams import class_incremental, domain_incremental
 from lml_jax.learners.gemcl import gemcl
 from lml_jax.learners.matching import matching
 from lml_jax.learners.protonet import protonet
-from lml_jax.lifelong._support import draw, stored, without_gaps
+from lml_jax.lifelong._support import draw, stored
 from lml_jax.lifelong.label_space import label_space_of
 from lml_jax.lifelong.memory_replay import memory_learner
 from lml_jax.lifelong.run import run_stream
@@ -124,7 +124,9 @@ def test_empty_slots_hold_repeats_and_recall_does_not_depend_on_them(stream):
             logits.append(of.recall(state, x, KEY))
         np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-3, err_msg=few)
     bank = balanced(20)
-    drawn = without_gaps(stored(bank, after(stream, 1, learner(stream, bank=bank)).memory)[0])
+    drawn = losses.fill_padding(
+        stored(bank, after(stream, 1, learner(stream, bank=bank)).memory)[0]
+    )
     assert {tuple(row) for row in np.asarray(drawn.x)} == {tuple(r) for r in np.asarray(batch.x)}
     assert drawn.weight.sum() == len(batch.y)
 

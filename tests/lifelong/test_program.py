@@ -1,0 +1,121 @@
+"""A whole run as one pure function, and runs that compile nothing anew."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lml_jax import memory, nets
+from lml_jax.data.arrays import from_arrays
+from lml_jax.data.streams import class_incremental
+from lml_jax.learners.maml import maml
+from lml_jax.learners.protonet import protonet
+from lml_jax.lifelong.finetune import finetune
+from lml_jax.lifelong.label_space import label_space_of
+from lml_jax.lifelong.lifelong_maml import lifelong_maml
+from lml_jax.lifelong.memory_replay import memory_learner
+from lml_jax.lifelong.program import program
+from lml_jax.lifelong.run import run_stream
+
+TASKS, CLASSES, STEPS, CHUNK = 2, 4, 5, 2
+TX = optax.adam(1e-2)
+
+
+def stream_of(seed):
+    rng = np.random.default_rng(0)
+    centres = 3 * rng.normal(size=(CLASSES, 6))
+    y = np.repeat(np.arange(CLASSES), 20)
+    x = (centres[y] + rng.normal(size=(len(y), 6))).astype(np.float32)
+    return class_incremental(
+        from_arrays(x, y), tasks=TASKS, classes_per_task=2, seed=seed, train_per_class=15, shots=3,
+        queries=3, meta_batch=2,
+    )  # fmt: skip
+
+
+def descent():
+    return maml(nets.mlp([16], CLASSES), optax.sgd(0.1), steps=1)
+
+
+def prototypes(space):
+    few_shot = protonet(nets.mlp([16], 8), classes=CLASSES)
+    return memory_learner(few_shot, TX, space, bank=memory.class_balanced(8, classes=CLASSES))
+
+
+MAKE = {
+    "finetune": lambda space: finetune(descent(), TX, space),
+    "maml": lambda space: lifelong_maml(descent(), TX, space, past_batch=8),
+    "memory": prototypes,
+}
+
+
+@pytest.fixture(scope="module")
+def streams():
+    return [stream_of(seed) for seed in range(3)]
+
+
+@pytest.fixture(scope="module", params=MAKE)
+def cases(request, streams):
+    """(learner, keys, the run of each stream with its key, all of them mapped at once)."""
+    learner = MAKE[request.param](label_space_of(streams[0]))
+    keys = jax.random.split(jax.random.key(3), len(streams))
+    options = {"steps": STEPS, "chunk": CHUNK}
+    alone = [
+        run_stream(learner, stream, key, **options)
+        for stream, key in zip(streams, keys, strict=True)
+    ]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *streams)
+    mapped = jax.jit(jax.vmap(program(learner, **options)))(stacked, keys)
+    return learner, keys, alone, mapped
+
+
+def assert_equal_runs(got, want):
+    """Scores of 10 test images, of which rounding may move one; what is learned to rounding."""
+    for name in ("R", "R_task", "R_adapted", "online", "class_accuracy"):
+        one, other = (np.asarray(getattr(run, name)) for run in (got, want))
+        np.testing.assert_array_equal(np.isnan(one), np.isnan(other))
+        np.testing.assert_allclose(one, other, atol=1e-6, err_msg=name)
+    for one, other in zip(*map(jax.tree.leaves, (got.state, want.state)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_a_program_mapped_over_streams_and_seeds_equals_runs_one_after_another(cases):
+    _, keys, alone, mapped = cases
+    for i in range(len(keys)):
+        assert_equal_runs(
+            jax.tree.map(lambda leaf, i=i: leaf[i], mapped), alone[i]._replace(seconds={})
+        )
+    # Three runs, and not one three times.
+    assert len({np.asarray(run.R).tobytes() for run in alone}) > 1
+
+
+def test_a_program_is_a_run(cases, streams):
+    """Not mapped, with a stream that is in host memory."""
+    learner, keys, alone, _ = cases
+    run = jax.jit(program(learner, steps=STEPS, chunk=CHUNK))(streams[1], keys[1])
+    assert_equal_runs(run, alone[1])
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_a_second_run_of_the_same_sizes_compiles_nothing(cases, streams, caplog, scan):
+    learner, keys, _, _ = cases
+
+    def compiled(stream, key):
+        caplog.clear()
+        with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
+            run_stream(learner, stream, key, steps=STEPS, chunk=CHUNK, scan=scan)
+        return [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()]
+
+    jax.clear_caches()
+    assert len(compiled(streams[0], keys[0])) > 5
+    for stream, key in zip(streams[1:], keys[1:], strict=True):
+        assert compiled(stream, key) == []
+
+
+@pytest.mark.parametrize("name", ["steps", "chunk"])
+def test_numbers_below_one_are_refused(name):
+    learner = finetune(descent(), TX, label_space_of(stream_of(0)))
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        program(learner, **{"steps": 1, name: 0})

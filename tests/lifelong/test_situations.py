@@ -1,0 +1,249 @@
+"""Situations in which a lifelong learner could give a wrong number and say nothing."""
+
+from dataclasses import replace
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lml_jax import losses, memory, nets
+from lml_jax.data.arrays import from_arrays
+from lml_jax.data.streams import class_incremental, of_tasks
+from lml_jax.generative.gan.gan import conditional_gan
+from lml_jax.learners.maml import maml
+from lml_jax.learners.protonet import protonet
+from lml_jax.lifelong.finetune import finetune
+from lml_jax.lifelong.generative_replay import lifelong_generative
+from lml_jax.lifelong.joint import joint
+from lml_jax.lifelong.label_space import LabelSpace, label_space_of
+from lml_jax.lifelong.lifelong_maml import lifelong_maml
+from lml_jax.lifelong.memory_replay import memory_learner
+from lml_jax.lifelong.run import run_stream
+from lml_jax.lifelong.score import class_accuracy, negative_squared_error
+from lml_jax.types import Batch, Net
+
+KEY = jax.random.key(0)
+TASKS, CLASSES, WIDTH = 3, 6, 5
+TX = optax.adam(1e-2)
+
+
+def data(counts=(14,) * CLASSES):
+    """Blobs in 0..1."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(CLASSES), counts)
+    x = 0.7 * rng.uniform(size=(CLASSES, WIDTH))[y] + 0.3 * rng.uniform(size=(len(y), WIDTH))
+    return from_arrays(x.astype(np.float32), y)
+
+
+@pytest.fixture(scope="module")
+def stream():
+    return class_incremental(
+        data(), tasks=TASKS, classes_per_task=2, seed=0, train_per_class=10, shots=3, queries=3,
+        meta_batch=1,
+    )  # fmt: skip
+
+
+def descent(net):
+    return maml(net(CLASSES), optax.sgd(0.1), steps=1)
+
+
+def generative(net, space):
+    gan = conditional_gan(
+        nets.generator([8], (WIDTH,)), nets.projection_discriminator([8]), TX, TX, tasks=TASKS,
+        classes=CLASSES, past_batch=4,
+    )  # fmt: skip
+    return lifelong_generative(descent(net), TX, space, gan, past_batch=4)
+
+
+# name -> (classes -> network, label space) -> learner
+LEARNERS = {
+    "finetune": lambda net, space: finetune(descent(net), TX, space),
+    "joint": lambda net, space: joint(descent(net), TX, space, capacity=30),
+    "maml": lambda net, space: lifelong_maml(descent(net), TX, space),
+    "maml, bank": lambda net, space: lifelong_maml(
+        descent(net), TX, space, bank=memory.reservoir(20), recall_on="bank"
+    ),
+    "memory": lambda net, space: memory_learner(
+        protonet(net(8), classes=CLASSES), TX, space, shots=3
+    ),
+    "generative": generative,
+}
+
+
+def mlp(outputs):
+    return nets.mlp([8], outputs)
+
+
+def test_a_row_of_nan_is_wrong_and_of_infinity_right():
+    y = jnp.array([0, 0])
+    batch, every = Batch(jnp.zeros((2, 1)), y), jnp.ones(2, bool)
+
+    def of(*rows):
+        return float(class_accuracy(jnp.array(rows), batch, every))
+
+    nan, inf = jnp.nan, jnp.inf
+    assert of([5.0, 0.0], [nan, nan]) == 0.5
+    assert of([5.0, 0.0], [nan, 0.0]) == 0.5
+    assert of([5.0, 0.0], [0.0, nan]) == 0.5
+    assert of([inf, 0.0], [inf, -inf]) == 1.0
+    assert of([0.0, inf], [5.0, 0.0]) == 0.5
+    assert of([-inf, 0.0], [0.0, 5.0]) == 0.0  # the first was not seen, and is left out
+    assert np.isnan(of([-inf, 0.0], [-inf, -inf]))
+
+
+def with_id(tasks, number):
+    return tasks._replace(id=jnp.full_like(tasks.id, number))
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_task_that_does_not_exist(stream, name):
+    learner = LEARNERS[name](mlp, label_space_of(stream))
+    state = learner.init(KEY, stream.train(0).x)
+    step, tasks = jax.jit(learner.step), stream.episodes(0, KEY)
+    for number in (7, -1):
+        with pytest.raises(ValueError, match=rf"task {number} does not exist, expected 0\.\.2"):
+            learner.step(state, with_id(tasks, number), KEY)
+        moved, metrics = step(state, with_id(tasks, number), KEY)
+        assert int(metrics["bad_step"]) == int(moved.bad_step) == 0
+        chex.assert_trees_all_equal(moved.train.params, state.train.params)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_more_tasks_than_there_is_room_for(stream, name):
+    learner = LEARNERS[name](mlp, label_space_of(stream))
+    end_task, step = jax.jit(learner.end_task), jax.jit(learner.step)
+    state = learner.init(KEY, stream.train(0).x)
+    for i in range(TASKS):
+        state = end_task(state, stream.train(i), KEY)
+    assert int(state.bad_step) == -1
+    with pytest.raises(ValueError, match="room for 3 tasks"):
+        learner.end_task(state, stream.train(0), KEY)
+    state = end_task(state, stream.train(0), KEY)
+    assert int(state.bad_step) == 0
+    moved, metrics = step(state, stream.episodes(0, KEY), KEY)
+    assert int(metrics["bad_step"]) == 0
+    chex.assert_trees_all_equal(moved.train.params, state.train.params)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("label", [CLASSES, -2])
+def test_a_learner_that_stopped_says_so_at_every_step(stream, name, label):
+    """After a label outside the label space, seen by nobody inside jit."""
+    learner = LEARNERS[name](mlp, label_space_of(stream))
+    step = jax.jit(learner.step)
+    state, metrics = step(learner.init(KEY, stream.train(0).x), stream.episodes(0, KEY), KEY)
+    assert int(metrics["bad_step"]) == -1
+    tasks = stream.episodes(0, KEY)
+    wrong = tasks._replace(query=tasks.query._replace(y=tasks.query.y.at[0, 0].set(label)))
+    with pytest.raises(ValueError, match=r"expected -1\.\.5"):
+        learner.step(state, wrong, KEY)
+    stopped, metrics = step(state, wrong, KEY)
+    assert int(metrics["bad_step"]) == 1
+    for key in jax.random.split(KEY, 2):
+        stopped, metrics = step(stopped, stream.episodes(0, key), key)
+        assert int(metrics["bad_step"]) == int(stopped.bad_step) == 1
+    chex.assert_trees_all_equal(stopped.train.params, state.train.params)
+
+
+def standardised(outputs):
+    """Each image by its own mean and deviation: 0 / 0, and no gradient, at one of zeros."""
+    net = nets.mlp([8], outputs)
+
+    def shown(x):
+        return (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True)
+
+    return Net(net.init, lambda params, x: net.apply(params, shown(x)))
+
+
+@pytest.mark.parametrize("name", [name for name in LEARNERS if name != "generative"])
+def test_empty_slots_and_padding_never_reach_a_network(name):
+    """Classes of 4 to 9 training examples: banks with gaps, and tasks with padding."""
+    uneven = class_incremental(
+        data((8, 9, 10, 11, 12, 13)), tasks=TASKS, classes_per_task=2, seed=0, shots=3, queries=3,
+        meta_batch=1, test=data(),
+    )  # fmt: skip
+    net = standardised(2)
+    zeros = jnp.zeros((1, WIDTH))
+    assert jnp.isnan(net.apply(net.init(KEY, zeros), zeros)).all()
+    learner = LEARNERS[name](standardised, label_space_of(uneven))
+    run = run_stream(learner, uneven, KEY, steps=3, scan=True)  # raises where it diverges
+    assert int(run.state.step) == 3 * TASKS
+    assert np.isfinite(run.R[-1]).all()
+    assert np.isfinite(run.R_adapted).all()
+    logits = learner.recall(run.state, uneven.test(0).x, KEY)
+    assert jnp.isfinite(logits).all()
+    state, _ = jax.jit(learner.observe)(learner.init(KEY, zeros), uneven.batch(0), KEY)
+    assert int(state.bad_step) == -1
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("side", ["support", "query"])
+def test_weights_on_one_side_of_an_episode(stream, name, side):
+    """None on the other side is 1 for each example."""
+    learner = LEARNERS[name](mlp, label_space_of(stream))
+    state = learner.init(KEY, stream.train(0).x)
+    state = jax.jit(learner.end_task)(state, stream.train(0), KEY)
+    tasks = stream.episodes(1, KEY)
+    weight = jnp.ones_like(tasks.support.weight).at[:, 0].set(0.0)
+    whole = {"support": jnp.ones_like(weight), "query": jnp.ones_like(weight), side: weight}
+    given = tasks._replace(**{
+        part: getattr(tasks, part)._replace(weight=whole[part]) for part in whole
+    })  # fmt: skip
+    other = "query" if side == "support" else "support"
+    one_side = given._replace(**{other: getattr(given, other)._replace(weight=None)})
+    step = jax.jit(learner.step)
+    (want, _), (got, metrics) = step(state, given, KEY), step(state, one_side, KEY)
+    assert int(metrics["bad_step"]) == -1
+    chex.assert_trees_all_close(got.train.params, want.train.params, rtol=1e-5, atol=1e-6)
+    (every, _) = step(state, tasks, KEY)
+    gap = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), got.train.params, every.train.params)
+    assert max(jax.tree.leaves(gap)) > 1e-6  # the weight of 0 is heard
+
+
+@pytest.fixture(scope="module")
+def regression():
+    """Three tasks, each a part of one curve: y = sin(x) on its own interval of x."""
+    rng = np.random.default_rng(0)
+    task = np.repeat(np.arange(TASKS), 40)
+    x = (2 * task + 2 * rng.uniform(size=len(task))).astype(np.float32)[:, None]
+    made = of_tasks(
+        from_arrays(x, task), [[0], [1], [2]], seed=0, train_per_class=30, shots=8, queries=8,
+        meta_batch=2,
+    )  # fmt: skip
+    # The classes only say which examples are of a task; what is learned are the targets.
+    targets = {
+        part: index._replace(y=jnp.sin(jnp.asarray(x)[index.rows]))
+        for part, index in (("train_index", made.train_index), ("test_index", made.test_index))
+    }
+    return replace(made, classes=0, **targets)
+
+
+@pytest.mark.parametrize("name", ["finetune", "joint", "maml"])
+def test_a_regression_stream(regression, name):
+    squared = losses.squared_error
+    few_shot = maml(nets.mlp([32], 1), optax.sgd(0.05), steps=1, loss=squared)
+    space = LabelSpace(TASKS, jnp.zeros(0, bool), target=(1,))
+    learner = {
+        "finetune": lambda: finetune(few_shot, TX, space, loss=squared),
+        "joint": lambda: joint(few_shot, TX, space, capacity=30, loss=squared),
+        "maml": lambda: lifelong_maml(few_shot, TX, space, loss=squared),
+    }[name]()
+    run = run_stream(
+        learner, regression, KEY, steps=150, scan=True, chunk=50, score=negative_squared_error
+    )
+    for scores in (run.R, run.R_task, run.R_adapted, run.online):
+        assert np.isfinite(scores).all()
+        assert (scores <= 0).all()
+    np.testing.assert_allclose(run.R, run.R_task)
+    learned = np.array([run.R[i + 1, i] for i in range(TASKS)])
+    assert (learned > run.R[0]).all()
+    assert learned.min() > -0.1
+    # Targets are stored as they are, and nothing is taken for a label.
+    if name != "finetune":
+        (x, y, _), valid = memory.contents(run.state.memory)
+        np.testing.assert_allclose(y[valid], np.sin(x[valid]), atol=1e-5)
+    if name == "joint":
+        assert run.R[-1].mean() > -0.1
