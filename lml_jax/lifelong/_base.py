@@ -39,11 +39,10 @@ def start(learner: Learner, params: Params, x: Array) -> Fast:
     return learner.adapt(params, empty, jax.random.key(0))
 
 
-def labels_of(task: Task, space: LabelSpace, seen: Array) -> Array:
-    """The active classes bool [C] while an episode of the stream is learned.
+def check_tasks(task: Task, space: LabelSpace) -> None:
+    """Raise ValueError for episodes that number their own classes, or of a task that is not there.
 
-    Raises:
-        ValueError: for an episode that numbers its own classes, or a task that does not exist.
+    To be called where values may be known, outside the `vmap` over a meta-batch.
     """
     if task.id is None:
         raise ValueError(
@@ -52,8 +51,18 @@ def labels_of(task: Task, space: LabelSpace, seen: Array) -> Array:
         )
     found = concrete(task.id)
     if found is not None and not (found[0].min() >= 0 and found[0].max() < space.tasks):
-        raise ValueError(f"task {found[0]} does not exist, expected 0..{space.tasks - 1}")
-    return training_labels(space, seen, task.id)
+        wrong = next(i for i in found[0].reshape(-1).tolist() if not 0 <= i < space.tasks)
+        raise ValueError(f"task {wrong} does not exist, expected 0..{space.tasks - 1}")
+
+
+def labels_of(task: Task, space: LabelSpace, seen: Array) -> Array:
+    """The active classes bool [C] while an episode of the stream is learned.
+
+    Raises:
+        ValueError: as `check_tasks`.
+    """
+    check_tasks(task, space)
+    return training_labels(space, seen, jnp.asarray(task.id))
 
 
 def refused_id(task: Task, space: LabelSpace) -> Array:
@@ -99,16 +108,19 @@ def seen_after(state: LifelongState, classes: int, *batches: Batch) -> Array:
     return seen
 
 
-def finished_after(state: LifelongState, space: LabelSpace) -> LifelongState:
-    """One more task is finished.
-
-    Raises:
-        ValueError: for more tasks than T, where that is known; inside jit the learner stops
-            learning, and every later step reports `bad_step`.
-    """
+def check_finished(state: LifelongState, space: LabelSpace) -> None:
+    """Raise ValueError where T tasks are finished already, as far as that is known."""
     found = concrete(state.finished)
     if found is not None and int(found[0]) >= space.tasks:
         raise ValueError(f"there was room for {space.tasks} tasks, expected no more")
+
+
+def finished_after(state: LifelongState, space: LabelSpace) -> LifelongState:
+    """One more task is finished.
+
+    Of more tasks than T the learner stops learning, and every later step reports `bad_step`; see
+    `check_finished` for outside jit.
+    """
     full = (state.finished >= space.tasks) & (state.train.bad_step < 0)
     bad = jnp.where(full, state.train.step, state.train.bad_step)
     return state._replace(train=state.train._replace(bad_step=bad), finished=state.finished + 1)

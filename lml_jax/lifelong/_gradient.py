@@ -10,6 +10,8 @@ from jax import Array
 from lml_jax import losses, train
 from lml_jax.lifelong._base import (
     among_seen,
+    check_finished,
+    check_tasks,
     finished_after,
     halves,
     predict_from,
@@ -106,6 +108,7 @@ def gradient_learner(
     def moved(
         state: LifelongState, tasks: Task, key: Key, boundless: bool
     ) -> tuple[LifelongState, Metrics]:
+        check_tasks(tasks, space)
         seen = seen_after(state, space.classes, tasks.support, tasks.query)
         past = Past(seen, state.finished, state.memory, jnp.asarray(boundless))
         trained, metrics = update(state.train, tasks, key, past)
@@ -136,6 +139,7 @@ def gradient_learner(
         return state._replace(memory=memory, own=train.copy(fast))
 
     def end_task(state: LifelongState, batch: Batch, key: Key) -> LifelongState:
+        check_finished(state, space)
         state = state._replace(seen=seen_after(state, space.classes, batch))
         return finished_after(stored(state, batch, key), space)
 

@@ -11,6 +11,7 @@ from lml_jax import losses, train
 from lml_jax.generative.examples import joined, together
 from lml_jax.lifelong._base import (
     among_seen,
+    check_finished,
     finished_after,
     labels_of,
     refused_id,
@@ -179,6 +180,7 @@ def lifelong_generative(
         )
 
     def end_task(state: LifelongState, batch: Batch, key: Key) -> LifelongState:
+        check_finished(state, space)
         begun, teacher, taught = train.copy((state.train.step, state.train.params, state.seen))
         made = generator.end_task(state.own.generator, batch, key)
         return finished_after(state._replace(own=Replay(made, begun, teacher, taught)), space)

@@ -59,7 +59,7 @@ def weights(
     raw = jnp.where(age >= 1, decay ** jnp.maximum(age, 0).astype(float), 0.0)
     if reduction == "sum":
         return raw
-    divisor = finished if reduction == "mean" else jnp.sum(raw)
+    divisor = jnp.asarray(finished).astype(raw.dtype) if reduction == "mean" else jnp.sum(raw)
     return raw / jnp.where(finished > 0, divisor, 1)
 
 

@@ -77,8 +77,8 @@ def joint(
         first = start(learner, params, drawn.x)
         before = batch_loss(learner.predict, params, first, drawn.batch, active, loss).loss
         # The arriving task is one of i; a draw from the others stands for the rest.
-        there = (jnp.sum(drawn.weight) > 0).astype(int)
-        i = jnp.where(past.boundless, there, past.finished) + 1
+        there = (jnp.sum(drawn.weight) > 0).astype(past.finished.dtype)
+        i = (jnp.where(past.boundless, there, past.finished) + 1).astype(value.dtype)
         return (value + (i - 1) * before) / i, metrics
 
     def recall_with(params: Params, batch: Batch, labels: Array, memory: PyTree, key: Key) -> Fast:

@@ -12,6 +12,8 @@ from lml_jax.checks import check_positive, concrete, known
 from lml_jax.lifelong import _support
 from lml_jax.lifelong._base import (
     batch_loss,
+    check_finished,
+    check_tasks,
     finished_after,
     halves,
     labels_of,
@@ -175,6 +177,7 @@ def memory_learner(
     def moved(
         state: LifelongState, tasks: Task, key: Key, boundless: bool
     ) -> tuple[LifelongState, Metrics]:
+        check_tasks(tasks, space)
         seen = seen_after(state, classes, tasks.support, tasks.query)
         past = Past(seen, state.finished, state.memory, jnp.asarray(boundless))
         trained, metrics = update(state.train, tasks, key, past)
@@ -205,6 +208,7 @@ def memory_learner(
         return stored(state, batch, key_store), metrics
 
     def end_task(state: LifelongState, batch: Batch, key: Key) -> LifelongState:
+        check_finished(state, space)
         state = state._replace(seen=seen_after(state, classes, batch))
         state = stored(state, batch, key)
         if recall_by == "samples":
@@ -244,12 +248,12 @@ def _retention(
     space: LabelSpace,
     every_task: bool,
 ) -> tuple[Array, Array]:
-    """sum_j L_j from the losses of the queries, and the number of tasks in the sum."""
+    """sum_j L_j from the losses of the queries, and the number of tasks in the sum, a float."""
     query = losses.fill_padding(drawn.query)
     rows = training_labels(space, past.seen, drawn.task)
     logits = losses.mask_logits(learner.predict(params, fast, query.x), rows)
     each, weight = losses.cross_entropy(logits, query.y), losses.labelled(query)
-    tasks = jnp.where(past.boundless, 1, past.finished)
+    tasks = jnp.where(past.boundless, 1, past.finished).astype(each.dtype)
     if not every_task:
         return tasks * losses.weighted_mean(each, weight), tasks
     of_task = jax.nn.one_hot(drawn.task, space.tasks, axis=0) * weight[None]
