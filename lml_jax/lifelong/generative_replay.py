@@ -181,6 +181,7 @@ def lifelong_generative(
 
     def end_task(state: LifelongState, batch: Batch, key: Key) -> LifelongState:
         check_finished(state, space)
+        state = state._replace(seen=seen_after(state, space.classes, batch))
         begun, teacher, taught = train.copy((state.train.step, state.train.params, state.seen))
         made = generator.end_task(state.own.generator, batch, key)
         return finished_after(state._replace(own=Replay(made, begun, teacher, taught)), space)

@@ -198,9 +198,8 @@ def test_weights_on_one_side_of_an_episode(stream, name, side):
     (want, _), (got, metrics) = step(state, given, KEY), step(state, one_side, KEY)
     assert int(metrics["bad_step"]) == -1
     chex.assert_trees_all_close(got.train.params, want.train.params, rtol=1e-5, atol=1e-6)
-    (every, _) = step(state, tasks, KEY)
-    gap = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), got.train.params, every.train.params)
-    assert max(jax.tree.leaves(gap)) > 1e-6  # the weight of 0 is heard
+    _, every = step(state, tasks, KEY)
+    assert abs(float(metrics["loss"] - every["loss"])) > 1e-6  # the weight of 0 is heard
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +231,7 @@ def test_a_regression_stream(regression, name):
         "maml": lambda: lifelong_maml(few_shot, TX, space, loss=squared),
     }[name]()
     run = run_stream(
-        learner, regression, KEY, steps=150, scan=True, chunk=50, score=negative_squared_error
+        learner, regression, KEY, steps=400, scan=True, chunk=100, score=negative_squared_error
     )
     for scores in (run.R, run.R_task, run.R_adapted, run.online):
         assert np.isfinite(scores).all()
