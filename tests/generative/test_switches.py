@@ -188,8 +188,19 @@ def outcome(make, examples, change=lambda part: part):
     return found
 
 
-@pytest.mark.parametrize("switch", SWITCHES)
-@each_generator
+# One operation at a time costs up to half a minute for each: the suite runs it for two kinds.
+quick = [name for name in MAKERS if name in ("gan-replay", "vaml-stream-align")]
+without_jit = [
+    pytest.param(*MAKERS[name], "disable_jit", id=f"{name}-disable_jit",
+                 marks=() if name in quick else pytest.mark.slow)
+    for name in MAKERS
+]  # fmt: skip
+strict = [
+    pytest.param(*made, next(iter(SWITCHES)), id=f"{name}-strict") for name, made in MAKERS.items()
+]
+
+
+@pytest.mark.parametrize(("make", "examples", "switch"), strict + without_jit)
 def test_under_every_switch_of_jax(make, examples, switch):
     expected = outcome(make, examples)
     with ExitStack() as stack:
