@@ -57,7 +57,9 @@ def herding(
         def choose(c: Array) -> Array:
             phi = jnp.concatenate([old[c], new])
             free = jnp.concatenate([bank.filled[c], group == c])
-            return _herd(phi, free, sums[c] / jnp.maximum(seen[c], 1), per_class)
+            return _herd(
+                phi, free, sums[c] / jnp.maximum(seen[c], 1).astype(jnp.float32), per_class
+            )
 
         chosen = jax.vmap(choose)(came)  # [classes that came, per_class] of stored and new items
 
@@ -81,4 +83,4 @@ def _herd(phi: Array, free: Array, mean: Array, k: int) -> Array:
         best = jnp.argmin(jnp.where(free, distance, jnp.inf))
         return (total + phi[best], free.at[best].set(False)), best
 
-    return jax.lax.scan(pick, (jnp.zeros_like(mean), free), jnp.arange(k))[1]
+    return jax.lax.scan(pick, (jnp.zeros_like(mean), free), jnp.arange(k, dtype=jnp.float32))[1]

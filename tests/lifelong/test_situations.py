@@ -204,17 +204,17 @@ def test_weights_on_one_side_of_an_episode(stream, name, side):
 
 @pytest.fixture(scope="module")
 def regression():
-    """Three tasks, each a part of one curve: y = sin(x) on its own interval of x."""
+    """Three tasks, each a part of one curve: y = sin(3 x) on its own interval of -1..1."""
     rng = np.random.default_rng(0)
     task = np.repeat(np.arange(TASKS), 40)
-    x = (2 * task + 2 * rng.uniform(size=len(task))).astype(np.float32)[:, None]
+    x = ((2 * task + 2 * rng.uniform(size=len(task))) / 3 - 1).astype(np.float32)[:, None]
     made = of_tasks(
         from_arrays(x, task), [[0], [1], [2]], seed=0, train_per_class=30, shots=8, queries=8,
         meta_batch=2,
     )  # fmt: skip
     # The classes only say which examples are of a task; what is learned are the targets.
     targets = {
-        part: index._replace(y=jnp.sin(jnp.asarray(x)[index.rows]))
+        part: index._replace(y=jnp.sin(3 * jnp.asarray(x)[index.rows]))
         for part, index in (("train_index", made.train_index), ("test_index", made.test_index))
     }
     return replace(made, classes=0, **targets)
