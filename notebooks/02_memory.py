@@ -104,7 +104,7 @@ for i, axes in enumerate(figure.subplots(1, stream.tasks), start=1):
     params, seen = states[i].train.params, states[i].seen
     for test in tests[:i]:
         axes.scatter(*net.apply(params["net"], test.x).T, s=10, c=colours[test.y])
-    means = states[i].own.fast.mean
+    means = states[i].own.fast.moments.mean
     axes.scatter(*means[seen].T, s=80, c=colours[seen], marker="X", edgecolors="black")
     axes.set(title=f"after task {i}", xticks=[], yticks=[])
 display(figure)

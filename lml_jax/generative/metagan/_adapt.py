@@ -17,6 +17,7 @@ from lml_jax.losses import GanLoss
 from lml_jax.parallel import BatchLoss
 from lml_jax.pixels import Span, from_network
 from lml_jax.types import (
+    Adapt,
     Batch,
     ConditionalNet,
     ExampleLoss,
@@ -113,8 +114,12 @@ def adapt(
     fast: Fast | None = None,
     labels: Array | None = None,
     joining: Array | float = 1.0,
+    *,
+    one_step: bool = False,
 ) -> Fast:
     """Adapt the base learner on the support set together with generated examples.
+
+    `one_step` takes one inner step, however many the base takes.
 
     Generated examples have weight `joining` x a. With role "augment" they are labelled. As
     negatives they enter through the loss that the learner minimises in its inner loop, which has
@@ -125,7 +130,8 @@ def adapt(
     metric_learner = isinstance(settings.learner, Learner)
     ignored = metric_learner and not settings.by_class
     if not settings.generated_weight or ignored or n == 0:
-        return settings.base.adapt(d["learner"], support, key, fast, labels)
+        own = _adaptation(settings.base, one_step)
+        return own(d["learner"], support, key, fast, labels)
     key_fake, key_adapt = jax.random.split(key)
     code = encode(settings, params["g"], support)
     fake = render(settings, params["g"], code, key_fake, n=settings.generated)
@@ -133,10 +139,16 @@ def adapt(
     weight = joining * settings.generated_weight
     if settings.by_class:
         both = joined(support, fake, weight)
-        return settings.base.adapt(d["learner"], both, key_adapt, fast, labels)
+        own = _adaptation(settings.base, one_step)
+        return own(d["learner"], both, key_adapt, fast, labels)
     rows, loss = _inner_loss(settings, d, support, fake, weight)
     assert not isinstance(settings.learner, Learner)
-    return settings.learner(loss).adapt(d["learner"], rows, key_adapt, fast, labels)
+    own = _adaptation(settings.learner(loss), one_step)
+    return own(d["learner"], rows, key_adapt, fast, labels)
+
+
+def _adaptation(learner: Learner, one_step: bool) -> Adapt:
+    return learner.inner_step if one_step and learner.inner_step is not None else learner.adapt
 
 
 def _inner_loss(

@@ -159,8 +159,12 @@ def metagan(
         raise ValueError(f"generated_from must be at least 0, got {generated_from}")
     known(role, get_args(Role), what="role of generated examples")
     known(logit_offset, get_args(LogitOffset), what="logit offset")
+    steps = settings.base.inner_step is not None
     trained = Learner(
-        partial(_params, settings), partial(_adapt_to, settings), partial(_predict, settings)
+        partial(_params, settings),
+        partial(_adapt_to, settings),
+        partial(_predict, settings),
+        inner_step=partial(_adapt_to, settings, one_step=True) if steps else None,
     )
     return trained, TaskGenerator(
         init=partial(_init, settings),
@@ -220,8 +224,11 @@ def _adapt_to(
     key: Key,
     fast: Fast | None = None,
     labels: Array | None = None,
+    *,
+    one_step: bool = False,
 ) -> Fast:
-    return _adapt.adapt(settings, params, settings.prepare(support), key, fast, labels)
+    support = settings.prepare(support)
+    return _adapt.adapt(settings, params, support, key, fast, labels, one_step=one_step)
 
 
 def _predict(settings: MetaGanSettings, params: Params, fast: Fast, x: Array) -> Array:
