@@ -62,8 +62,22 @@ def episode(weights=True):
     return Task(Batch(x, y, weight), Batch(x, y, weight))
 
 
-@switches
-@pytest.mark.parametrize("name", LEARNERS)
+# One operation at a time is slow: the suite runs it for one learner of each kind.
+QUICK = ("maml", "reptile", "protonet", "gemcl-bayes", "matching")
+learners_and_switches = pytest.mark.parametrize(
+    ("name", "switch"),
+    [
+        pytest.param(
+            name, switch, id=f"{name}-{kind}",
+            marks=pytest.mark.slow if kind == "no-jit" and name not in QUICK else (),
+        )
+        for name in LEARNERS
+        for kind, switch in SWITCHES.items()
+    ],
+)  # fmt: skip
+
+
+@learners_and_switches
 def test_a_meta_step_and_a_prediction(name, switch):
     learner, tx, good = LEARNERS[name](nets.mlp([4], 3)), optax.adam(1e-2), episode()
     loss = surrogate(learner) if name == "reptile" else train.episode_loss(learner)
