@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
+from lml_jax.pixels import as_float
 from lml_jax.types import Key, Params, PyTree
 from lml_jax.updates import apply_update, paths_of, transformation
 
@@ -105,6 +107,41 @@ def per_layer_and_step(step_size: float, *, steps: int) -> Rule:
     return Rule(
         init=lambda p: jax.tree.map(lambda w: jnp.full((steps,), step_size, w.dtype), p), tx=tx
     )
+
+
+def step_size(x: Array | np.ndarray, *, base: float = 0.1, at: float = 128.0) -> float:
+    """A step size of SGD for a network whose first layer is dense, by the size of its inputs.
+
+    alpha = base min(1, at / mean_i ||x_i||^2)
+
+    The curvature of a loss in the weights of a dense layer grows with the squared norm of its
+    inputs, so a step that is stable for 28x28 images diverges on 32x32 images of three channels:
+    slowly, which the accuracy of training does not show and that of `recall` does.
+
+    Args:
+        x: examples [n, ...], n >= 1; uint8 is scaled to [0, 1] as the networks do.
+        base: the largest step size, > 0.
+        at: mean squared norm up to which `base` is stable, > 0. That of white characters on 28x28
+            pixels is about 100.
+
+    Returns:
+        alpha in (0, base].
+
+    Raises:
+        ValueError: for no example, or sizes that are not above 0.
+
+    Example:
+        >>> step_size(np.ones((5, 8, 8)))
+        0.1
+        >>> step_size(np.ones((5, 32, 32, 3)))
+        0.004166666666666667
+    """
+    if len(x) == 0 or not (base > 0 and at > 0):
+        raise ValueError(
+            f"expected examples, base > 0 and at > 0; got {len(x)} examples, {base} and {at}"
+        )
+    rows = np.asarray(as_float(jnp.asarray(x)), np.float64).reshape(len(x), -1)
+    return base * min(1.0, at / max(float(np.square(rows).sum(1).mean()), at))
 
 
 def split(params: Params, where: Callable[[str], bool] | None) -> tuple[Params, Params]:

@@ -202,3 +202,34 @@ def test_memory_grows_by_one_copy_of_the_weights_per_step(optimized):
 
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(theta))
     assert temporary(20) - temporary(5) <= 1.2 * 15 * tasks * weights
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (28, 28), (32, 32, 3)])
+def test_the_step_size_for_an_input_size_lowers_the_loss(shape):
+    rng, y = np.random.default_rng(0), np.arange(20) % 2
+    means = 0.5 + 0.25 * rng.random((2, *shape))
+    x = np.clip(means[y] + 0.15 * rng.standard_normal((20, *shape)), 0, 1).astype(np.float32)
+    net = nets.mlp([64], 10)
+    params = net.init(KEY, jnp.asarray(x))
+
+    def loss(params, key=None):
+        logits = net.apply(params, jnp.asarray(x))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(y)).mean()
+
+    def after(alpha):
+        tx = optax.sgd(alpha)
+        return loss(inner.adapt(loss, inner.start(params, tx), tx, KEY, steps=3).params)
+
+    assert after(inner.step_size(x)) < 0.75 * loss(params)
+    if shape == (32, 32, 3):
+        assert after(0.1) > 0.75 * loss(params), "the base rate is not the default at this size"
+
+
+def test_the_step_size_by_hand():
+    x = np.full((3, 16), 4.0)  # squared norm 256
+    assert inner.step_size(x, base=0.2, at=64.0) == pytest.approx(0.05)
+    assert inner.step_size(np.full((3, 16), 255, np.uint8), base=0.2, at=4.0) == pytest.approx(0.05)
+    assert inner.step_size(np.zeros((3, 16))) == 0.1
+    for bad in ({"x": x[:0]}, {"x": x, "base": 0.0}, {"x": x, "at": -1.0}):
+        with pytest.raises(ValueError, match="expected examples, base > 0 and at > 0"):
+            inner.step_size(**bad)

@@ -26,7 +26,8 @@ class NetworkEntry(NamedTuple):
     embedding: Callable[[int], Net]
 
 
-# GroupNorm: statistics over a test batch would tell which task it is from.
+# GroupNorm: statistics over a test batch would tell which task it is from. Features are normalised
+# before a head: without it, training on one task after another ends with dead ReLUs on RGB images.
 networks: dict[str, NetworkEntry] = {
     "mlp": NetworkEntry(
         "two hidden layers",
@@ -37,13 +38,13 @@ networks: dict[str, NetworkEntry] = {
     "conv4": NetworkEntry(
         "four convolutions of 64 filters with GroupNorm",
         "conv",
-        lambda classes, width: nets.conv4(classes, norm="group"),
+        lambda classes, width: nets.conv4(classes, norm="group", norm_features=True),
         lambda width: nets.conv4(None, norm="group", pool=True),
     ),
     "convnet": NetworkEntry(
         "four convolutions of 32 and 64 filters with GroupNorm, all features kept",
         "conv",
-        lambda classes, width: nets.convnet(classes),
+        lambda classes, width: nets.convnet(classes, norm_features=True),
         lambda width: nets.convnet(None),
     ),
     "linear": NetworkEntry(

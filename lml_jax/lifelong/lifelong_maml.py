@@ -59,7 +59,8 @@ def lifelong_maml(
     in the bank is then past, with weight 1 in all, and `recall_on="bank"` is what recalls it.
 
     Args:
-        learner: a MAML learner over the C classes.
+        learner: a MAML learner over the C classes; `inner.step_size(x)` is an inner step size
+            that suits the size of its inputs.
         tx: the outer update rule.
         space: the label space, from `label_space_of(stream)`.
         bank: of items (x, y, task); None for `task_indexed(50, tasks=T)`, 50 examples per task.

@@ -14,6 +14,7 @@ from lml_jax.nets.feedforward import (
     _max_pool,
     _net,
     _Norm,
+    _normalised,
     _truncated,
 )
 from lml_jax.types import Net
@@ -37,6 +38,7 @@ def convnet(
     *,
     group_size: int = 8,
     eps: float = 1e-3,
+    norm_features: bool = False,
     channels: int | None = None,
 ) -> Net:
     """Blocks of convolutions with GroupNorm, all features of the last, then a linear head.
@@ -46,6 +48,7 @@ def convnet(
         blocks: in order.
         group_size: channels in a group of GroupNorm; divides the filters of each block.
         eps: added to the variance.
+        norm_features: as in `conv4`.
         channels: of the images; None: as they come, channels-first images refused.
 
     Returns:
@@ -76,7 +79,7 @@ def convnet(
     least = 1
     for block in blocks:
         least *= block.stride * (2 if block.pool else 1)
-    module = _ConvNet(tuple(blocks), outputs, group_size, eps)
+    module = _ConvNet(tuple(blocks), outputs, group_size, eps, norm_features)
     return _net(module, "convnet", _as_images(least, channels))
 
 
@@ -85,6 +88,7 @@ class _ConvNet(nn.Module):
     outputs: int | None
     group_size: int
     eps: float
+    norm_features: bool
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -94,4 +98,5 @@ class _ConvNet(nn.Module):
             x = nn.relu(norm(x))
             x = _max_pool(x) if block.pool else x
         x = x.reshape(x.shape[0], -1)
+        x = _normalised(x, self.eps) if self.norm_features else x
         return x if self.outputs is None else Linear(self.outputs, _truncated(0.01), name="head")(x)

@@ -64,6 +64,7 @@ def conv4(
     norm: Norm = "transductive",
     group_size: int = 8,
     eps: float = 1e-3,
+    norm_features: bool = False,
     channels: int | None = None,
 ) -> Net:
     """Four blocks of [3x3 convolution, normalisation, ReLU], then a linear head.
@@ -84,6 +85,10 @@ def conv4(
         see `updates.freeze`.
       group_size: channels in a group, for "group".
       eps: added to the variance.
+      norm_features: normalise the features of each example to mean 0 and variance 1 before the
+        head (LayerNorm without parameters). A classifier that is trained on one task after another
+        needs it: one large component that all features share takes over its gradient otherwise,
+        and its ReLUs die.
       channels: of the images, on the last axis; None for any, and shapes that look like
         [n, channels, H, W] are refused.
 
@@ -107,7 +112,7 @@ def conv4(
     if norm == "group" and filters % group_size:
         raise ValueError(f"filters {filters} is not a multiple of group_size {group_size}")
     groups = filters // group_size if norm == "group" else None
-    module = _Conv4(outputs, filters, pool, groups, eps)
+    module = _Conv4(outputs, filters, pool, groups, eps, norm_features)
     least = 16 if pool else 1
     return _net(module, "conv4", _as_images(least, channels), freezes=norm == "transductive")
 
@@ -198,6 +203,7 @@ class _Conv4(nn.Module):
     pool: bool
     groups: int | None  # None: one statistic a channel, over the batch
     eps: float
+    norm_features: bool
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -206,6 +212,7 @@ class _Conv4(nn.Module):
             x = nn.relu(_Norm(self.groups, self.eps, name=f"norm{i + 1}")(x))
             x = _max_pool(x) if self.pool else x
         x = x.reshape(x.shape[0], -1) if self.pool else x.mean((1, 2))
+        x = _normalised(x, self.eps) if self.norm_features else x
         return x if self.outputs is None else Linear(self.outputs, _truncated(0.01), name="head")(x)
 
 
@@ -246,6 +253,12 @@ class _Norm(nn.Module):
                     self.sow("statistics", name, value, reduce_fn=_last, init_fn=lambda: None)
         factor = jax.lax.rsqrt(var + self.eps) * scale[None, None, None, :]
         return centred * factor + bias[None, None, None, :]
+
+
+def _normalised(x: Array, eps: float) -> Array:
+    """Features [n, d] with mean 0 and variance 1 within each example."""
+    centred = x - x.mean(1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.square(centred).mean(1, keepdims=True) + eps)
 
 
 def _last(_: Any, new: Array) -> Array:

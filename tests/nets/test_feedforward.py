@@ -1,5 +1,7 @@
 """Networks: shapes, images of either type, what a prediction depends on, and the messages."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -194,3 +196,17 @@ def test_channels_first_images_are_refused_and_channels_can_be_said():
         wide.init(jax.random.key(0), x.transpose(0, 2, 3, 1))
     with pytest.raises(ValueError, match=r"takes 3 channels"):
         nets.conv4(2, filters=8, channels=3).init(jax.random.key(0), jnp.zeros((2, 28, 28)))
+
+
+@pytest.mark.parametrize("make", [partial(nets.conv4, filters=8, norm="group"), nets.convnet])
+def test_normalised_features_are_what_the_head_sees(make):
+    x = images(side=32)
+    net = make(None, norm_features=True)
+    features = net.apply(net.init(KEY, x), x)
+    np.testing.assert_allclose(features.mean(1), 0, atol=1e-5)
+    np.testing.assert_allclose(features.std(1), 1, atol=0.05)
+    bare = make(None)
+    raw = bare.apply(bare.init(KEY, x), x)
+    centred = raw - raw.mean(1, keepdims=True)
+    expected = centred / np.sqrt(np.square(centred).mean(1, keepdims=True) + 1e-3)
+    np.testing.assert_allclose(features, expected, atol=1e-5)

@@ -27,6 +27,7 @@ from lml_jax.experiments.lifelong.settings import (
     Lifelong,
     Plan,
     check_options,
+    for_inputs,
     for_learner,
     resolve,
 )
@@ -103,6 +104,7 @@ def run_lifelong(
     plan = resolve(settings)
     check_options(settings.options, {name: entry.options for name, entry in entries.items()})
     data = load(plan)
+    plan = for_inputs(plan, data.train.x)
     background = None if plan.start == "random" else background_of(plan)
     made = made_of(plan.data, background=background, train=data.train, test=data.test)
     # Everything is built before anything is trained, so that no error costs a run.

@@ -4,6 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
+import numpy as np
+from jax import Array
+
+from lml_jax import inner
 from lml_jax.checks import known
 from lml_jax.execution import Execution, execution
 from lml_jax.experiments.choices import one_of
@@ -16,6 +20,7 @@ from lml_jax.settings import check_literals, check_numbers
 
 Reduction = Literal["sum", "mean", "normalised"]
 Option = int | float | str | bool
+_SIZED_BY = 1000  # examples that give the size of the inputs
 # Updates per task, by budget: of networks of images, and of heads on features.
 STEPS = {"quick": (200, 100), "full": (1000, 500)}
 # A linear head on features of squared norm 1 takes large steps; networks of images do not.
@@ -41,7 +46,7 @@ class Lifelong:
     net: Annotated[str, one_of(networks)] | None = None  # of the learners
     width: int = 256  # of each hidden layer of the mlp
     inner_steps: int = 1  # of the inner loop
-    inner_rate: float | None = None  # step size of the inner loop
+    inner_rate: float | None = None  # step size of the inner loop; by default by size of the inputs
     outer_rate: float | None = None  # step size of the outer loop
     start: Literal["features", "parameters"] | None = None  # what is meta-trained: a frozen
     # embedding, of which all learners train a head; or the initial parameters of each learner
@@ -152,6 +157,17 @@ def resolve(settings: Lifelong) -> Plan:
         steps,
         *(RATES[start] if s.inner_rate is None else (s.inner_rate, RATES[start][1])),
     )
+
+
+def for_inputs(plan: Plan, x: Array | np.ndarray) -> Plan:
+    """The plan with an inner rate that is stable for examples like x, unless one was given.
+
+    Convolutions here are followed by a normalisation, so that the size of an image changes nothing.
+    """
+    if plan.settings.inner_rate is not None or plan.start == "features" or plan.net.kind != "dense":
+        return plan
+    some = np.asarray(x[:: max(1, len(x) // _SIZED_BY)])
+    return plan._replace(inner_rate=inner.step_size(some, base=plan.inner_rate))
 
 
 def _start(s: Lifelong, data: DataEntry) -> Literal["features", "parameters", "random"]:
