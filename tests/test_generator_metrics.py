@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lml_jax.metrics import generators as gm
+from lml_jax.metrics.diversity import diversity_ratio, warn_if_collapsed
 
 VARIANTS = pytest.mark.parametrize("variant", [lambda f, **kw: f, jax.jit])
 
@@ -117,10 +118,10 @@ def test_diversity_ratio_literals():
     real = jnp.array([[0.0, 0.0], [2.0, 4.0], [5.0, 0.0], [5.0, 2.0], [9.0, 9.0], [99.0, 0.0]])
     # sigma: class 0 (1, 2), class 1 (0, 1): mean 1; class 2 occurs once, -1 is not a class.
     fake = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [50.0, 0.0]])
-    got = gm.diversity_ratio(real, y, fake, y, classes=3)
+    got = diversity_ratio(real, y, fake, y, classes=3)
     np.testing.assert_allclose(got, (0.5 + 0.0 + 0.0 + 0.0) / (1 + 2 + 0 + 1), rtol=1e-6)
-    np.testing.assert_allclose(gm.diversity_ratio(real, y, real, y, classes=3), 1.0, rtol=1e-6)
-    assert jnp.isnan(gm.diversity_ratio(real, y, fake, jnp.full(6, 2), classes=2))
+    np.testing.assert_allclose(diversity_ratio(real, y, real, y, classes=3), 1.0, rtol=1e-6)
+    assert jnp.isnan(diversity_ratio(real, y, fake, jnp.full(6, 2), classes=2))
 
 
 def test_memorisation_of_copies_and_of_fresh_examples():
@@ -151,7 +152,7 @@ def test_a_perfect_generator_scores_like_the_real():
         (lambda r, f: gm.kernel_distance(r[0], f), r"real must have shape \[n, d\]"),
         (lambda r, f: gm.frechet_distance(r, f[:1]), "fake has 1 examples, expected at least 2"),
         (
-            lambda r, f: gm.diversity_ratio(r, jnp.zeros(3, int), f, jnp.zeros(50, int), classes=1),
+            lambda r, f: diversity_ratio(r, jnp.zeros(3, int), f, jnp.zeros(50, int), classes=1),
             r"y_real must have shape \[60\]",
         ),
         (lambda r, f: gm.memorisation_ratio(f, r[:0], r), "train has 0 examples"),
@@ -164,10 +165,10 @@ def test_bad_input_is_refused(call, message):
 
 
 def test_a_collapsed_generator_is_not_passed_over_in_silence():
-    assert gm.warn_if_collapsed(0.7, threshold=0.5) is None
-    assert gm.warn_if_collapsed(0.7, threshold=0.5, each=[0.26, jnp.nan]) is None
+    assert warn_if_collapsed(0.7, threshold=0.5) is None
+    assert warn_if_collapsed(0.7, threshold=0.5, each=[0.26, jnp.nan]) is None
     with pytest.warns(RuntimeWarning, match=r"0.25 of each; in class 1 \(0.20\)"):
-        gm.warn_if_collapsed(0.7, threshold=0.5, each=[1.2, 0.2])
+        warn_if_collapsed(0.7, threshold=0.5, each=[1.2, 0.2])
     for ratio in (0.3, float("nan")):
         with pytest.warns(RuntimeWarning, match="collapsed after task 2: .* at least 0.5"):
-            assert gm.warn_if_collapsed(ratio, threshold=0.5, where=" after task 2")
+            assert warn_if_collapsed(ratio, threshold=0.5, where=" after task 2")

@@ -15,7 +15,7 @@ from lml_jax.learners.maml import maml
 from lml_jax.learners.matching import matching
 from lml_jax.learners.protonet import protonet
 from lml_jax.learners.reptile import reptile, surrogate
-from lml_jax.metrics import generators
+from lml_jax.metrics import diversity, generators
 from lml_jax.metrics.trained import classification_scores, classifier
 from lml_jax.types import Batch, Task
 
@@ -145,9 +145,9 @@ def test_metrics_that_are_undefined_are_nan_and_no_error(switch):
     with switch():
         assert jnp.isnan(metrics.accuracy(x, jnp.full(6, -1)))
         assert metrics.accuracy(x.astype(jnp.float16), y, weight=jnp.ones(6, jnp.int32)) >= 0
-        ratios = generators.class_diversity_ratios(x, y, 2 * x, y, classes=4)
+        ratios = diversity.class_diversity_ratios(x, y, 2 * x, y, classes=4)
         assert jnp.isnan(generators.memorisation_ratio(x, x, x))
-        assert generators.diversity_ratio(x, y, 2 * x, y, classes=4) > 1.9
+        assert diversity.diversity_ratio(x, y, 2 * x, y, classes=4) > 1.9
         assert generators.precision_recall(x, x + 1, k=2)[0] >= 0
         assert generators.density_coverage(x, x, k=2)[1] == 1
         assert generators.frechet_distance(x, x) < 1e-3

@@ -27,7 +27,7 @@ from lml_jax.experiments.progress import Trained, train_with_bar
 from lml_jax.experiments.record import Record, resumable
 from lml_jax.experiments.runner import Experiment, Place
 from lml_jax.generative.metagan.metagan import metagan
-from lml_jax.metrics import generators as generator_metrics
+from lml_jax.metrics import diversity
 from lml_jax.pixels import as_float
 from lml_jax.settings import check_literals, check_numbers
 from lml_jax.types import ExampleLoss, Key, Learner, Params, PyTree, TaskGenerator
@@ -234,7 +234,7 @@ def last_tenth(history: dict[str, np.ndarray], s: MetaGan) -> Record:
         last = values[-max(1, len(values) // 10) :]
         found[name] = float(np.mean(last[np.isfinite(last)])) if np.isfinite(last).any() else np.nan
     where = f" (MetaGAN on {s.base.learner}, seed {s.base.seed})"
-    found["warning"] = generator_metrics.warn_if_collapsed(
+    found["warning"] = diversity.warn_if_collapsed(
         found["diversity"], threshold=s.collapse, where=where
     )
     return found

@@ -1,5 +1,6 @@
 """Scores of few-shot episodes, streams of tasks and generators."""
 
+from lml_jax.metrics import diversity as diversity
 from lml_jax.metrics import generators as generators
 from lml_jax.metrics.fewshot import accuracy as accuracy
 from lml_jax.metrics.fewshot import mean_ci as mean_ci

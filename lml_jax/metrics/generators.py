@@ -6,14 +6,11 @@ to train something is in `metrics.trained`.
 """
 
 import math
-import warnings
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lml_jax.losses.labels import as_labels
 from lml_jax.losses.weights import at_least_float32
 from lml_jax.metrics.fewshot import undefined_where
 
@@ -34,7 +31,7 @@ def precision_recall(real: Array, fake: Array, *, k: int = 5) -> tuple[Array, Ar
         >>> [float(v) for v in precision_recall(real, jnp.array([[0.5], [0.9]]), k=1)]
         [1.0, 0.25]
     """
-    real, fake = _checked(real, fake, k=k)
+    real, fake = checked_features(real, fake, k=k)
     between = _distances(real, fake)
     precision = (between <= _radii(real, k)[:, None]).any(axis=0).mean()
     recall = (between <= _radii(fake, k)[None, :]).any(axis=1).mean()
@@ -58,7 +55,7 @@ def density_coverage(real: Array, fake: Array, *, k: int = 5) -> tuple[Array, Ar
         >>> [float(v) for v in density_coverage(real, jnp.array([[0.5], [0.6]]), k=1)]
         [2.0, 0.5]
     """
-    real, fake = _checked(real, fake, k=k, both=False)
+    real, fake = checked_features(real, fake, k=k, both=False)
     inside = _distances(real, fake) <= _radii(real, k)[:, None]
     return inside.sum(axis=0).mean() / k, inside.any(axis=1).mean()
 
@@ -79,7 +76,7 @@ def frechet_distance(real: Array, fake: Array) -> Array:
         >>> float(frechet_distance(jnp.array([[0.0], [2.0]]), jnp.array([[3.0], [5.0]])).round(4))
         9.0
     """
-    real, fake = _checked(real, fake, k=1)
+    real, fake = checked_features(real, fake, k=1)
     (mean_r, cov_r), (mean_g, cov_g) = _moments(real), _moments(fake)
     root_r = _root(cov_r)
     # Rounding may leave an eigenvalue of what is positive semidefinite below 0.
@@ -104,7 +101,7 @@ def kernel_distance(real: Array, fake: Array) -> Array:
         >>> float(kernel_distance(jnp.array([[0.0], [1.0]]), jnp.array([[1.0], [2.0]])))
         9.5
     """
-    real, fake = _checked(real, fake, k=1)
+    real, fake = checked_features(real, fake, k=1)
 
     def kernel(u: Array, v: Array) -> Array:
         return (u @ v.T / u.shape[1] + 1) ** 3
@@ -115,78 +112,6 @@ def kernel_distance(real: Array, fake: Array) -> Array:
         return (jnp.sum(gram) - jnp.trace(gram)) / (n * (n - 1))
 
     return within(real) + within(fake) - 2 * jnp.mean(kernel(real, fake))
-
-
-def diversity_ratio(
-    real: Array,
-    y_real: Array,
-    fake: Array,
-    y_fake: Array,
-    *,
-    classes: int,
-    undefined: float = jnp.nan,
-) -> Array:
-    """Within-class diversity of generated examples relative to real ones.
-
-    mean_{c,k} sigma_{c,k}(fake) / mean_{c,k} sigma_{c,k}(real), with sigma_{c,k} the standard
-    deviation of feature k within class c, over the classes that occur at least twice in both.
-    1 is as diverse as the real classes, 0 is a complete collapse. It costs little, so it can be
-    computed at every training step.
-
-    Args:
-        real: real examples, embedded, float [n, d].
-        y_real: their labels, int [n], in -1..C-1; -1 is left out.
-        fake: generated examples, embedded, float [m, d].
-        y_fake: their labels, int [m], in -1..C-1.
-        classes: C.
-        undefined: the value where no class occurs twice in both.
-
-    Returns:
-        A scalar >= 0.
-
-    Raises:
-        ValueError: for a wrong shape.
-
-    Example:
-        >>> y = jnp.array([0, 0, 1, 1])
-        >>> real = jnp.array([[0.0], [2.0], [5.0], [7.0]])
-        >>> float(diversity_ratio(real, y, real / 4, y, classes=2))
-        0.25
-    """
-    real_std, fake_std, both = _class_deviations(real, y_real, fake, y_fake, classes)
-    total_r, total_g = (jnp.sum(jnp.where(both, s, 0.0)) for s in (real_std, fake_std))
-    return _ratio(total_g, total_r, undefined)
-
-
-def class_diversity_ratios(
-    real: Array, y_real: Array, fake: Array, y_fake: Array, *, classes: int
-) -> Array:
-    """`diversity_ratio` of each class: one collapsed class is lost in a mean over many.
-
-    mean_k sigma_{c,k}(fake) / mean_k sigma_{c,k}(real).
-
-    Args:
-        real: as in `diversity_ratio`, as are the others.
-        y_real: labels of `real`.
-        fake: generated examples.
-        y_fake: labels of `fake`.
-        classes: C.
-
-    Returns:
-        Ratios [C], each >= 0; NaN where a class does not occur twice in both.
-
-    Raises:
-        ValueError: for a wrong shape.
-
-    Example:
-        >>> y = jnp.array([0, 0, 1, 1])
-        >>> real = jnp.array([[0.0], [2.0], [5.0], [7.0]])
-        >>> fake = jnp.array([[0.0], [2.0], [6.0], [6.0]])
-        >>> class_diversity_ratios(real, y, fake, y, classes=3).tolist()
-        [1.0, 0.0, nan]
-    """
-    real_std, fake_std, both = _class_deviations(real, y_real, fake, y_fake, classes)
-    return undefined_where(~both, _ratio(fake_std, real_std))
 
 
 def memorisation_ratio(fake: Array, train: Array, test: Array) -> Array:
@@ -205,36 +130,13 @@ def memorisation_ratio(fake: Array, train: Array, test: Array) -> Array:
         >>> float(memorisation_ratio(jnp.array([[0.5], [4.5], [0.0]]), train, test))
         0.25
     """
-    _, fake = _checked(train, fake, names=("train", "fake"))
-    train, test = _checked(train, test, names=("train", "test"))
+    _, fake = checked_features(train, fake, names=("train", "fake"))
+    train, test = checked_features(train, test, names=("train", "test"))
     generated, unseen = (jnp.median(_distances(x, train).min(axis=1)) for x in (fake, test))
-    return _ratio(generated, unseen)
+    return ratio_or(generated, unseen)
 
 
-def warn_if_collapsed(
-    ratio: float, *, threshold: float, each: Sequence[float] = (), where: str = ""
-) -> str | None:
-    """Warn, and return the message, if a diversity ratio is below `threshold` or not a number.
-
-    `each` are the ratios of classes, of which one below half of the threshold is too little.
-
-    Example:
-        >>> warn_if_collapsed(0.9, threshold=0.5, each=[0.9, 0.9]) is None
-        True
-    """
-    low = [f"{c} ({value:.2f})" for c, value in enumerate(each) if value < threshold / 2]
-    if ratio >= threshold and not low:
-        return None
-    message = (
-        f"the generator has collapsed{where}: the diversity within its classes is {ratio:.2f} of "
-        f"the real one, expected at least {threshold:g}"
-        + (f" and {threshold / 2:g} of each; in class {', '.join(low)}" if low else "")
-    )
-    warnings.warn(message, RuntimeWarning, stacklevel=2)
-    return message
-
-
-def _checked(
+def checked_features(
     real: Array,
     fake: Array,
     *,
@@ -291,33 +193,9 @@ def _root(matrix: Array) -> Array:
     return (vectors * jnp.sqrt(jnp.maximum(values, 0.0))[None]) @ vectors.T
 
 
-def _class_deviations(
-    real: Array, y_real: Array, fake: Array, y_fake: Array, classes: int
-) -> tuple[Array, Array, Array]:
-    """Deviations [C] of the real and the generated classes, and which occur twice in both."""
-    real, fake = _checked(real, fake)
-    for name, x, y in (("y_real", real, y_real), ("y_fake", fake, y_fake)):
-        if y.shape != x.shape[:1]:
-            raise ValueError(f"{name} must have shape [{x.shape[0]}]; got {y.shape}")
-    real_std, real_count = _deviation(real, y_real, classes)
-    fake_std, fake_count = _deviation(fake, y_fake, classes)
-    return real_std, fake_std, (real_count >= 2) & (fake_count >= 2)
-
-
-def _ratio(a: Array, b: Array, undefined: float = jnp.nan) -> Array:
+def ratio_or(a: Array, b: Array, undefined: float = jnp.nan) -> Array:
     """a / b where b > 0."""
     ratio = a / jnp.where(b > 0, b, 1.0)
     if math.isnan(undefined):
         return undefined_where(~(b > 0), ratio)
     return jnp.where(b > 0, ratio, undefined)
-
-
-def _deviation(x: Array, y: Array, classes: int) -> tuple[Array, Array]:
-    """Standard deviation within each class, mean over features [C], and its examples [C]."""
-    y, x = as_labels(y), at_least_float32(x)
-    member = (y[:, None] == jnp.arange(classes, dtype=jnp.int32)[None]).astype(x.dtype)
-    count = member.sum(axis=0)
-    mean = member.T @ x / jnp.maximum(count, 1)[:, None]
-    deviation = x - member @ mean
-    variance = member.T @ deviation**2 / jnp.maximum(count, 1)[:, None]
-    return jnp.sqrt(variance).mean(axis=1), count

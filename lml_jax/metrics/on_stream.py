@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lml_jax import nets
 from lml_jax.data.stream import Stream
 from lml_jax.metrics import generators as measures
+from lml_jax.metrics.diversity import class_diversity_ratios, diversity_ratio
 from lml_jax.metrics.trained import classification_scores, classifier, embedding, two_sample_score
 from lml_jax.pixels import as_float
 from lml_jax.types import Batch, Key, StreamGenerator
@@ -117,8 +118,8 @@ def _diversity(trained: list[Batch], classes: int) -> Callable[[Batch, int], Mea
     def of(fake: Batch, row: int) -> tuple[Array, Array]:
         pair = (flat, jnp.where(task < row, real.y, -1), _flat(fake.x), fake.y)
         return (
-            measures.diversity_ratio(*pair, classes=classes),
-            measures.class_diversity_ratios(*pair, classes=classes),
+            diversity_ratio(*pair, classes=classes),
+            class_diversity_ratios(*pair, classes=classes),
         )
 
     def diversity(fake: Batch, row: int) -> Measures:

@@ -13,7 +13,7 @@ from lml_jax.experiments.lifelong.learners import Context
 from lml_jax.experiments.record import Record
 from lml_jax.experiments.runner import Place
 from lml_jax.lifelong.results import StreamRun
-from lml_jax.metrics import generators as measures
+from lml_jax.metrics import diversity
 from lml_jax.metrics.on_stream import diversity_of, grid_labels, judge_of
 
 
@@ -73,7 +73,7 @@ def _watched(found: Record, stream: Stream, row: int, place: Place, collapse: fl
     if grid.ndim > 3:  # of images; features are not drawn
         figure = plots.sample_grid(grid, grid_labels(stream, row), title=where)
         plots.save(figure, place.folder / f"samples_{place.about}_task{row}.png")
-    warning = measures.warn_if_collapsed(
+    warning = diversity.warn_if_collapsed(
         found["diversity"],
         threshold=collapse,
         each=found["class_diversity"].tolist(),

@@ -16,7 +16,7 @@ from lml_jax.generative.conditioning import Codes, Condition, Draw
 from lml_jax.generative.examples import prepared, together
 from lml_jax.generative.gan.retention import Reduction, Render, Retention, total_weight
 from lml_jax.losses import GanLoss
-from lml_jax.metrics.generators import diversity_ratio
+from lml_jax.metrics.diversity import diversity_ratio
 from lml_jax.pixels import Span, to_network
 from lml_jax.train import all_finite
 from lml_jax.types import Batch, ConditionalNet, Key, Metrics, Params, PyTree, Task

@@ -23,7 +23,7 @@ from lml_jax.generative.metagan._adapt import (
     weight_of,
 )
 from lml_jax.metrics import accuracy
-from lml_jax.metrics.generators import diversity_ratio
+from lml_jax.metrics.diversity import diversity_ratio
 from lml_jax.train import all_finite
 from lml_jax.types import Batch, Key, Metrics, Params, PyTree, Task
 from lml_jax.updates import apply_update
