@@ -12,11 +12,13 @@ from lml_jax.lifelong._base import (
     among_seen,
     check_finished,
     check_tasks,
+    counts,
     finished_after,
     halves,
     predict_from,
     seen_after,
     start,
+    unknown_labels,
 )
 from lml_jax.lifelong.label_space import LabelSpace, training_labels
 from lml_jax.parallel import Reduce, vmap_mean
@@ -132,7 +134,8 @@ def gradient_learner(
         if bank is not None:
             task = jnp.full(batch.y.shape[0], state.finished)
             items = (batch.x, as_stored(batch.y), task)
-            memory = bank.insert(memory, items, key_bank, losses.weights_of(batch) > 0)
+            where = counts(batch) & ~unknown_labels(batch, space)
+            memory = bank.insert(memory, items, key_bank, where)
         labels = training_labels(space, state.seen, state.finished)
         fast = recall_with(state.train.params, batch, labels, memory, key_recall)
         # A copy: what is donated may not hold a buffer twice, and these may be the parameters.
@@ -141,7 +144,7 @@ def gradient_learner(
     def end_task(state: LifelongState, batch: Batch, key: Key) -> LifelongState:
         check_finished(state, space)
         state = state._replace(seen=seen_after(state, space.classes, batch))
-        return finished_after(stored(state, batch, key), space)
+        return finished_after(stored(state, batch, key), space, batch)
 
     def recall(state: LifelongState, x: Array, key: Key) -> Array:
         return learner.predict(state.train.params, state.own, x)

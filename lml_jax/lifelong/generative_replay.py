@@ -184,7 +184,9 @@ def lifelong_generative(
         state = state._replace(seen=seen_after(state, space.classes, batch))
         begun, teacher, taught = train.copy((state.train.step, state.train.params, state.seen))
         made = generator.end_task(state.own.generator, batch, key)
-        return finished_after(state._replace(own=Replay(made, begun, teacher, taught)), space)
+        return finished_after(
+            state._replace(own=Replay(made, begun, teacher, taught)), space, batch
+        )
 
     def predict(state: LifelongState, support: Batch, x: Array, key: Key) -> Array:
         key_code, key_sample, key_adapt = jax.random.split(key, 3)

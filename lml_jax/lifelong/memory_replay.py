@@ -22,6 +22,7 @@ from lml_jax.lifelong._base import (
     refused_id,
     seen_after,
     start,
+    unknown_labels,
 )
 from lml_jax.lifelong._gradient import Past, as_stored
 from lml_jax.lifelong._support import Drawn
@@ -188,7 +189,7 @@ def memory_learner(
 
     def stored(state: LifelongState, batch: Batch, key: Key) -> LifelongState:
         key_bank, key_adapt = jax.random.split(key)
-        where = losses.labelled(batch) > 0
+        where = (losses.labelled(batch) > 0) & ~unknown_labels(batch, space)
         items = (batch.x, as_stored(batch.y), jnp.full(batch.y.shape, state.finished))
         memory = bank.insert(state.memory, items, key_bank, where)
         own, params = state.own, state.train.params
@@ -216,7 +217,7 @@ def memory_learner(
             own = recalled(state.train.params, state.memory, state.train.step, key)
             # A copy: what is donated may not hold a buffer twice, and this is the counter's.
             state = state._replace(own=train.copy(own))
-        return finished_after(state, space)
+        return finished_after(state, space, batch)
 
     def recall(state: LifelongState, x: Array, key: Key) -> Array:
         found = concrete(state.seen)

@@ -124,7 +124,12 @@ def run_stream(
             state, metrics = many(
                 train.copy(so_far.state), (arriving, i), key_train, min(chunk, steps - done)
             )
-            train.check_finite(state, metrics, where=f", while learning task {i} of the stream")
+            train.check_finite(
+                state,
+                metrics,
+                where=f", while learning task {i} of the stream",
+                tasks_of=partial(train.drawn_tasks, _draw, (arriving, i), key_train),
+            )
             online = with_value(so_far.online, (i, done // chunk), float(right))
             so_far = spent(so_far._replace(state=state, online=online), "train", begun)
             done = min(done + chunk, steps)
