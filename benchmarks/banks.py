@@ -1,6 +1,8 @@
 """Time to insert and sample 64 images, in banks of 1,000 to 100,000 slots.
 
-python benchmarks/banks.py [--figure banks.png]
+python benchmarks/banks.py [--order calls|insert|sample] [--figure banks.png]
+
+In two compiled calls, or in one that inserts first, or samples first.
 
 What is left of a difference is the processor's caches: 1,000 images fit in them.
 """
@@ -27,7 +29,7 @@ KINDS = {
 }
 
 
-def timer(bank: MemoryBank, batch: tuple):
+def timer(bank: MemoryBank, batch: tuple, order: str):
     """A function of STEPS keys: inserts and samples with each, and returns the seconds of one."""
     empty = bank.init(jax.tree.map(lambda leaf: leaf[0], batch))
     slots = empty.items[0].shape[1]
@@ -37,8 +39,16 @@ def timer(bank: MemoryBank, batch: tuple):
         full = jnp.full_like(state.seen, slots)
         return bank.insert(state._replace(seen=full), batch, key)
 
+    def in_one(state, batch, key):
+        state = state._replace(seen=jnp.full_like(state.seen, slots))
+        if order == "sample":
+            return memory.sample_then_insert(bank, state, batch, key, n=BATCH)
+        state = bank.insert(state, batch, key)
+        return state, bank.sample(state, key, n=BATCH)
+
     insert = jax.jit(insert_when_full, donate_argnums=0)
     sample = jax.jit(lambda state, key: bank.sample(state, key, n=BATCH))
+    both = jax.jit(in_one, donate_argnums=0)
     # Ones, so that the memory is there before the clock runs.
     state = empty._replace(items=jax.tree.map(jnp.ones_like, empty.items))
 
@@ -46,8 +56,11 @@ def timer(bank: MemoryBank, batch: tuple):
         nonlocal state
         begun = time.perf_counter()
         for key in keys:
-            state = insert(state, batch, key)
-            drawn = sample(state, key)
+            if order == "calls":
+                state = insert(state, batch, key)
+                drawn = sample(state, key)
+            else:
+                state, *drawn = both(state, batch, key)
         jax.block_until_ready((state, drawn))
         return (time.perf_counter() - begun) / len(keys)
 
@@ -56,6 +69,7 @@ def timer(bank: MemoryBank, batch: tuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--order", choices=("calls", "insert", "sample"), default="calls")
     parser.add_argument("--figure", default=None)
     args = parser.parse_args()
     curves: dict[str, dict[int, float]] = {}
@@ -64,7 +78,7 @@ def main() -> None:
     print(f"{jax.devices()[0].device_kind}: medians of {ROUNDS} interleaved rounds")
     print(f"{'bank':16}" + "".join(f"{size:>9,} slots" for size in SIZES) + "   ratio")
     for name, kind in KINDS.items():
-        timers = [timer(kind(size), batch) for size in SIZES]
+        timers = [timer(kind(size), batch, args.order) for size in SIZES]
         times = []
         for round_ in range(1 + ROUNDS):  # the first one compiles
             # New keys in each round: rows that were drawn before would be in the cache.

@@ -66,8 +66,10 @@ from lml_jax.lifelong.lifelong_maml import lifelong_maml as lifelong_maml
 from lml_jax.lifelong.memory_replay import memory_learner as memory_learner
 from lml_jax.lifelong.online import run_online as run_online
 from lml_jax.lifelong.program import program as program
+from lml_jax.lifelong.restart import with_fresh_optimizer as with_fresh_optimizer
 from lml_jax.lifelong.run import run_stream as run_stream
 from lml_jax.train import DivergedError as DivergedError
+from lml_jax.train import allow_skips as allow_skips
 from lml_jax.train import episode_loss as episode_loss
 from lml_jax.train import init_state as init_state
 from lml_jax.train import make_train_step as make_train_step

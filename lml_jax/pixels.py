@@ -1,9 +1,11 @@
 """Examples as floats: images of uint8, declared ranges, and the range that networks work in."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from lml_jax.checks import concrete
+from lml_jax.types import Key, Net, Params, PyTree
 
 Span = tuple[float, float]  # the declared range of examples, (low, high)
 
@@ -16,6 +18,34 @@ def as_float(x: Array) -> Array:
         [0.0, 1.0]
     """
     return x.astype(float) / 255 if x.dtype == jnp.uint8 else x
+
+
+def on_floats(net: Net) -> Net:
+    """`net`, given images of uint8 as floats in 0..1; all other inputs, as token ids, as they are.
+
+    Every learner takes its network through this, so that a network of the user's own sees what the
+    networks of `nets` see.
+
+    Example:
+        >>> net = on_floats(Net(lambda key, x: {}, lambda params, x: x))
+        >>> net.apply({}, jnp.array([[0, 255]], jnp.uint8)).tolist()
+        [[0.0, 1.0]]
+    """
+
+    def scaled(x: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: as_float(jnp.asarray(leaf)), x)
+
+    def init(key: Key, x: PyTree) -> Params:
+        return net.init(key, scaled(x))
+
+    def apply(params: Params, x: PyTree) -> Array:
+        return net.apply(params, scaled(x))
+
+    def freeze(params: Params, x: PyTree) -> Params:
+        assert net.freeze is not None
+        return net.freeze(params, scaled(x))
+
+    return Net(init, apply, None if net.freeze is None else freeze)
 
 
 def to_network(x: Array, span: Span) -> Array:

@@ -10,6 +10,11 @@ import optax
 from jax import Array
 
 from lml_jax import losses
+from lml_jax.divergence import DivergedError as DivergedError
+from lml_jax.divergence import all_finite as all_finite
+from lml_jax.divergence import allow_skips as allow_skips
+from lml_jax.divergence import bad_parts, nothing_bad
+from lml_jax.divergence import check_finite as check_finite
 from lml_jax.metrics import accuracy
 from lml_jax.parallel import Reduce, vmap_mean
 from lml_jax.types import (
@@ -50,18 +55,6 @@ class Runner(Protocol):
     def __call__(  # noqa: D102
         self, state: Any, data: Any, key: Key, length: int, /
     ) -> tuple[Any, Metrics]: ...
-
-
-class DivergedError(FloatingPointError):
-    """A loss or gradient stopped being finite. `state` is the last good one."""
-
-    def __init__(self, message: str, state: Any) -> None:
-        super().__init__(message)
-        self.state = state
-
-    def __reduce__(self) -> tuple[type["DivergedError"], tuple[str, Any]]:
-        """Rebuilt by its two arguments, for a pool of processes that pickles it."""
-        return type(self), (str(self), self.state)
 
 
 def episode_loss(learner: Learner, *, loss: ExampleLoss = losses.cross_entropy) -> Loss:
@@ -105,9 +98,9 @@ def init_state(params: Params, tx: optax.GradientTransformation) -> TrainState:
         >>> int(init_state({"w": jnp.zeros(2)}, optax.adam(1e-3)).step)
         0
     """
-    return TrainState(
-        params, tx.init(params), jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32)
-    )
+    step, skips = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)  # two buffers, to be donated
+    bad_step = jnp.full((), -1, jnp.int32)
+    return TrainState(params, tx.init(params), step, bad_step, nothing_bad(params), skips)
 
 
 def make_train_step(
@@ -120,7 +113,7 @@ def make_train_step(
 
     theta <- theta - beta grad L(theta), or what `tx` makes of the gradient. An update that is not
     finite is refused: the state stays at the last good one, `bad_step` says which step it was, and
-    no later step changes anything.
+    no later step changes anything. `allow_skips(state, k)` lets k such updates be skipped before.
 
     Args:
         loss: the loss of one task.
@@ -152,34 +145,25 @@ def make_train_step(
 def update(
     state: TrainState, value: Array, grads: Params, tx: optax.GradientTransformation
 ) -> TrainState:
-    """`state` after one step of `tx`, or as it was if loss, gradient or update is not finite."""
-    params, opt_state, updates = apply_update(tx, grads, state.opt_state, state.params, value=value)
-    new = TrainState(params, opt_state, state.step + 1, state.bad_step)
-    finite = all_finite(value, grads, updates)
-    good = finite & (state.bad_step < 0)
-    kept = jax.tree.map(partial(jnp.where, good), new, state)
-    bad_step = jnp.where(finite | (state.bad_step >= 0), state.bad_step, state.step)
-    return kept._replace(bad_step=bad_step)
+    """`state` after one step of `tx`, or as it was if loss, gradient or update is not finite.
 
-
-def all_finite(value: Array, *trees: Any) -> Array:
-    """Whether a scalar, and every number of some trees of one structure, is finite: a bool.
-
-    Example:
-        >>> all_finite(jnp.array(0.0), [jnp.ones((2, 2))], [jnp.full((2, 2), jnp.inf)]).item()
-        False
+    Such an update is skipped where `state.skips` allows it; else nothing moves any more.
     """
-
-    def of_leaves(*leaves: Array) -> Array:
-        both = jnp.isfinite(leaves[0])
-        for leaf in leaves[1:]:
-            both &= jnp.isfinite(leaf)
-        # The last axis apart: XLA's CPU backend is slow at reductions to a scalar, and one of
-        # floats, a norm say, can cost as much as the network.
-        return both.all(axis=tuple(range(both.ndim - 1))).all()
-
-    each = jax.tree.leaves(jax.tree.map(of_leaves, *trees))
-    return jnp.stack([jnp.isfinite(value), *each]).all()
+    params, opt_state, updates = apply_update(tx, grads, state.opt_state, state.params, value=value)
+    finite, going = all_finite(value, grads, updates), state.bad_step < 0
+    new = state._replace(params=params, opt_state=opt_state)
+    kept = jax.tree.map(partial(jnp.where, finite & going), new, state)
+    skipped = ~finite & going & (state.skips > 0)
+    stopped = ~finite & going & ~skipped
+    return kept._replace(
+        step=state.step + (going & ~stopped).astype(state.step.dtype),
+        bad_step=jnp.where(stopped, state.step, state.bad_step),
+        # Looked for where there is something to find: it costs two more passes.
+        bad_parts=jax.lax.cond(
+            stopped, lambda: bad_parts(value, grads, updates), lambda: state.bad_parts
+        ),
+        skips=state.skips - skipped.astype(state.skips.dtype),
+    )
 
 
 @lru_cache(maxsize=64)
@@ -255,7 +239,7 @@ def run(
     Raises:
         ValueError: for steps or chunk below 1.
         DivergedError: at the end of the chunk in which a loss or gradient was not finite; it
-            carries the last good state.
+            carries the last good state, see `allow_skips`.
 
     Example:
         >>> step = make_train_step(lambda w, t, key: ((w - t) ** 2, {}), optax.sgd(0.5))
@@ -269,36 +253,19 @@ def run(
         raise ValueError(f"steps and chunk must be at least 1, got {steps} and {chunk}")
     many = make_runner(step, sample, scan=scan)
     data = jax.tree.map(jnp.asarray, data)  # to the device once
+    tasks_of = partial(drawn_tasks, sample, data, key)
     for first in range(0, steps, chunk):
         # A copy, for what was yielded, or given by the caller, must outlive the donation.
         state, metrics = many(copy(state), data, key, min(chunk, steps - first))
-        check_finite(state, metrics)
+        check_finite(state, metrics, tasks_of=tasks_of)
         yield state, metrics
+
+
+def drawn_tasks(sample: Draw, data: Any, key: Key, step: int) -> Any:
+    """The tasks that a runner draws for step `step` of a run with this key."""
+    return sample(data, jax.random.split(jax.random.fold_in(key, step))[0])
 
 
 def copy(state: Any) -> Any:
     """`state` in buffers of its own."""
     return jax.tree.map(jnp.copy, state)
-
-
-def check_finite(state: Any, metrics: Metrics, *, where: str = "") -> None:
-    """Raise `DivergedError` if an update was refused: at which step, of what, in which task.
-
-    Metrics named `bad_step_PART` say in which part of the learner, as a GAN's generator.
-    """
-    bad = int(state.bad_step)
-    if bad < 0:
-        return
-    at = ""
-    if "bad_task" in metrics:
-        found = metrics["bad_task"][metrics["bad_task"] >= 0]
-        at += f", task {int(found[0])} of its meta-batch" if found.size else ""
-    prefix = "bad_step_"
-    parts = [name.removeprefix(prefix) for name, values in metrics.items()
-             if name.startswith(prefix) and int(jnp.max(values)) >= 0]  # fmt: skip
-    at += f", in the {' and the '.join(parts)}" if parts else ""
-    raise DivergedError(
-        f"the loss or its gradient was not finite at step {bad}{at}{where}; "
-        "the state is kept as it was before that step",
-        state,
-    )

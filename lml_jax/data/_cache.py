@@ -12,8 +12,10 @@ from lml_jax.atomic_write import BROKEN_ARCHIVE, replacing
 Arrays = dict[str, np.ndarray]
 
 
-def cache_dir() -> Path:
+def cache_dir() -> Path | None:
     """The folder of the cache: LML_JAX_CACHE, else XDG_CACHE_HOME/lml_jax, else ~/.cache/lml_jax.
+
+    None, with a warning, where the user has no home directory, as some users of containers.
 
     Example:
         >>> from lml_jax.data._cache import cache_dir
@@ -21,9 +23,16 @@ def cache_dir() -> Path:
         True
     """
     own, shared = os.environ.get("LML_JAX_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    if own:
-        return Path(own).expanduser()
-    return (Path(shared).expanduser() if shared else Path.home() / ".cache") / "lml_jax"
+    try:
+        if own:
+            return Path(own).expanduser()
+        return (Path(shared).expanduser() if shared else Path.home() / ".cache") / "lml_jax"
+    except RuntimeError:  # Path finds no home
+        warnings.warn(
+            "there is no home directory, so nothing is cached; set LML_JAX_CACHE to a folder",
+            stacklevel=2,
+        )
+        return None
 
 
 def cached(
@@ -43,15 +52,16 @@ def cached(
         [0, 1, 2]
     """
     keys = sorted(keys)
-    path = cache_dir() / f"{name}.npz"
-    if cache and (found := _read(path, keys)) is not None:
+    folder = cache_dir() if cache else None
+    path = None if folder is None else folder / f"{name}.npz"
+    if path is not None and (found := _read(path, keys)) is not None:
         return found
     arrays = build()
     if sorted(arrays) != keys:
         raise ValueError(f"build of {name!r} returned {sorted(arrays)}, expected {keys}")
     if objects := [key for key in keys if arrays[key].dtype.hasobject]:
         raise ValueError(f"build of {name!r} returned Python objects in {objects}: not storable")
-    if cache:
+    if path is not None:
         try:
             _write(path, arrays)
         except OSError as error:

@@ -14,7 +14,12 @@ def prepared(name: str, data_dir: str | os.PathLike | None) -> tuple[Path, str]:
     tfds itself would retry the network for minutes, or answer with a misleading error.
     """
     root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    root = Path(root).expanduser()
+    try:
+        root = Path(root).expanduser()
+    except RuntimeError as error:  # Path finds no home
+        raise FileNotFoundError(
+            f"there is no home directory to look for {name} in: pass data_dir, or set TFDS_DATA_DIR"
+        ) from error
     command = (
         "pip install 'lml-jax[prepare]' && python -c \"import tensorflow_datasets as tfds; "
         f"tfds.builder('{name}', data_dir='{root}', file_format='array_record')"

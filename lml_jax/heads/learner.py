@@ -16,6 +16,7 @@ from lml_jax.heads.lda import lda
 from lml_jax.heads.nearest_mean import nearest_mean
 from lml_jax.heads.ridge import ridge
 from lml_jax.heads.statistics import Statistics
+from lml_jax.pixels import on_floats
 from lml_jax.types import Batch, Key, Learner, Net, Params, PyTree
 
 
@@ -53,6 +54,7 @@ def head_learner(net: Net, head: Head, *, classes: int) -> Learner:
     """
     if classes < 1:
         raise ValueError(f"classes must be at least 1, got {classes}")
+    net = on_floats(net)
 
     def init(key: Key, x: PyTree) -> Params:
         return {"net": net.init(key, x), "head": head.params()}

@@ -7,6 +7,7 @@ from jax import Array
 
 from lml_jax import inner, losses
 from lml_jax.checks import warn_of_statistics
+from lml_jax.pixels import on_floats
 from lml_jax.types import Adapt, Batch, ExampleLoss, Key, Learner, Net, Params, PyTree
 
 
@@ -64,6 +65,7 @@ def maml(
         raise ValueError(f"steps must be at least 0, got {steps}")
     if not isinstance(rule, inner.Rule):
         rule = inner.fixed(rule)
+    net = on_floats(net)
 
     def init(key: Key, x_example: PyTree) -> Params:
         theta = net.init(key, x_example)

@@ -10,6 +10,7 @@ from jax import Array
 from lml_jax import losses
 from lml_jax.checks import known, warn_of_statistics
 from lml_jax.heads.learner import check_complete, width_of
+from lml_jax.pixels import on_floats
 from lml_jax.types import Batch, Context, Key, Learner, Net, Params, PyTree
 
 KERNELS = ("cosine", "squared")
@@ -77,6 +78,7 @@ def matching(
         raise ValueError(f"classes must be at least 1, got {classes}")
     if not tau > 0:
         raise ValueError(f"tau must be positive, got {tau}")
+    net = on_floats(net)
 
     def init(key: Key, x_example: PyTree) -> Params:
         key_net, key_context = jax.random.split(key)

@@ -7,6 +7,7 @@ from jax import Array
 
 from lml_jax import inner, losses, updates
 from lml_jax.checks import concrete, warn_of_statistics
+from lml_jax.pixels import on_floats
 from lml_jax.types import (
     Adapt,
     Batch,
@@ -64,7 +65,7 @@ def reptile(
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
-    tx = updates.transformation(tx)
+    tx, net = updates.transformation(tx), on_floats(net)
 
     def init(key: Key, x_example: PyTree) -> Params:
         params = net.init(key, x_example)

@@ -115,15 +115,27 @@ def check_finished(state: LifelongState, space: LabelSpace) -> None:
         raise ValueError(f"there was room for {space.tasks} tasks, expected no more")
 
 
-def finished_after(state: LifelongState, space: LabelSpace) -> LifelongState:
-    """One more task is finished.
+def finished_after(state: LifelongState, space: LabelSpace, batch: Batch) -> LifelongState:
+    """One more task, of training examples `batch`, is finished.
 
-    Of more tasks than T the learner stops learning, and every later step reports `bad_step`; see
-    `check_finished` for outside jit.
+    Of more tasks than T, or of a label outside the label space, the learner stops learning, and
+    every later step reports `bad_step`; see `check_finished` for outside jit.
     """
-    full = (state.finished >= space.tasks) & (state.train.bad_step < 0)
-    bad = jnp.where(full, state.train.step, state.train.bad_step)
+    wrong = (state.finished >= space.tasks) | (unknown_labels(batch, space) & counts(batch)).any()
+    bad = jnp.where(wrong & (state.train.bad_step < 0), state.train.step, state.train.bad_step)
     return state._replace(train=state.train._replace(bad_step=bad), finished=state.finished + 1)
+
+
+def counts(batch: Batch) -> Array:
+    """Which examples are no padding, bool [n]."""
+    return losses.weights_of(batch) > 0
+
+
+def unknown_labels(batch: Batch, space: LabelSpace) -> Array:
+    """Which labels are outside the label space, bool [n]; none of the targets of a regression."""
+    if not losses.are_labels(batch.y):
+        return jnp.zeros(batch.y.shape[0], bool)
+    return losses.outside(losses.as_labels(batch.y), space.classes)
 
 
 def predict_from(learner: Learner, space: LabelSpace) -> PredictFrom:

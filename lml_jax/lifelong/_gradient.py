@@ -12,11 +12,13 @@ from lml_jax.lifelong._base import (
     among_seen,
     check_finished,
     check_tasks,
+    counts,
     finished_after,
     halves,
     predict_from,
     seen_after,
     start,
+    unknown_labels,
 )
 from lml_jax.lifelong.label_space import LabelSpace, training_labels
 from lml_jax.parallel import Reduce, vmap_mean
@@ -54,11 +56,15 @@ class EpisodeLoss(Protocol):
 
 
 class RecallWith(Protocol):
-    """The fast weights that `recall` will use, after a batch was learned and stored."""
+    """The fast weights that `recall` will use, after a batch was learned and stored.
+
+    `boundless`: it is a batch of a stream without task boundaries, and not a whole task.
+    """
 
     def __call__(
-        self, params: Params, batch: Batch, labels: Array, memory: PyTree, key: Key, /
-    ) -> Fast: ...
+        self, params: Params, batch: Batch, labels: Array, memory: PyTree, key: Key, /,
+        *, boundless: bool,
+    ) -> Fast: ...  # fmt: skip
 
 
 def gradient_learner(
@@ -123,25 +129,29 @@ def gradient_learner(
         one = Task(support, query, state.finished * 0)
         tasks = jax.tree.map(lambda leaf: leaf[None], one)
         state, metrics = moved(state, tasks, key_step, True)
-        return stored(state, batch, key_store), metrics
+        return stored(state, batch, key_store, boundless=True), metrics
 
-    def stored(state: LifelongState, batch: Batch, key: Key) -> LifelongState:
+    def stored(state: LifelongState, batch: Batch, key: Key, *, boundless: bool) -> LifelongState:
         """Remember a batch: in the bank, and in what `recall` uses."""
         key_bank, key_recall = jax.random.split(key)
         memory = state.memory
         if bank is not None:
             task = jnp.full(batch.y.shape[0], state.finished)
             items = (batch.x, as_stored(batch.y), task)
-            memory = bank.insert(memory, items, key_bank, losses.weights_of(batch) > 0)
+            # Only of an update that was accepted. XLA then writes the bank in place, for it knows
+            # that all was read before: without this it copies the whole bank.
+            where = counts(batch) & ~unknown_labels(batch, space) & (state.train.bad_step < 0)
+            memory = bank.insert(memory, items, key_bank, where)
         labels = training_labels(space, state.seen, state.finished)
-        fast = recall_with(state.train.params, batch, labels, memory, key_recall)
+        args = state.train.params, batch, labels, memory, key_recall
+        fast = recall_with(*args, boundless=boundless)
         # A copy: what is donated may not hold a buffer twice, and these may be the parameters.
         return state._replace(memory=memory, own=train.copy(fast))
 
     def end_task(state: LifelongState, batch: Batch, key: Key) -> LifelongState:
         check_finished(state, space)
         state = state._replace(seen=seen_after(state, space.classes, batch))
-        return finished_after(stored(state, batch, key), space)
+        return finished_after(stored(state, batch, key, boundless=False), space, batch)
 
     def recall(state: LifelongState, x: Array, key: Key) -> Array:
         return learner.predict(state.train.params, state.own, x)

@@ -56,7 +56,9 @@ def finetune(
         labels = labels_of(task, space, past.seen)
         return episode(learner, params, task, labels, loss, space)
 
-    def recall_with(params: Params, batch: Batch, labels: Array, memory: PyTree, key: Key) -> Fast:
+    def recall_with(
+        params: Params, batch: Batch, labels: Array, memory: PyTree, key: Key, *, boundless: bool
+    ) -> Fast:
         return start(learner, params, batch.x)
 
     return gradient_learner(

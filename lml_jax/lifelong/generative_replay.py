@@ -24,6 +24,7 @@ from lml_jax.parallel import Reduce, vmap_mean
 from lml_jax.pixels import as_float
 from lml_jax.types import (
     Batch,
+    ExampleLoss,
     Key,
     Learner,
     LifelongLearner,
@@ -65,6 +66,7 @@ def lifelong_generative(
     generated_from: int = 0,
     test_generated: int = 0,
     temperature: float | None = None,
+    loss: ExampleLoss = losses.cross_entropy,
     reduce: Reduce = vmap_mean,
 ) -> LifelongLearner:
     """Train a generator on each task, and a classifier on the task and samples of past tasks.
@@ -90,6 +92,7 @@ def lifelong_generative(
         temperature: of the labels of past samples, which then are what the classifier of task
             i - 1 predicts for them, L(G') = `losses.distillation`; None takes the labels that the
             generator was conditioned on.
+        loss: of one example of the classifier, of logits and its label.
         reduce: as in `train.make_train_step`; distributes the examples of the classifier's step,
             in as many groups as there are episodes. Every device holds the whole generator.
 
@@ -126,7 +129,7 @@ def lifelong_generative(
         # What the old classifier predicts needs no label, only that there is a sample.
         return weights_of(past)
 
-    of_batch = reduce(_loss_of_group(learner, space, temperature))
+    of_batch = reduce(_loss_of_group(learner, space, temperature, loss))
 
     def init(key: Key, x: Array, params: Params | None = None) -> LifelongState:
         key_classifier, key_generator = jax.random.split(key)
@@ -184,7 +187,9 @@ def lifelong_generative(
         state = state._replace(seen=seen_after(state, space.classes, batch))
         begun, teacher, taught = train.copy((state.train.step, state.train.params, state.seen))
         made = generator.end_task(state.own.generator, batch, key)
-        return finished_after(state._replace(own=Replay(made, begun, teacher, taught)), space)
+        return finished_after(
+            state._replace(own=Replay(made, begun, teacher, taught)), space, batch
+        )
 
     def predict(state: LifelongState, support: Batch, x: Array, key: Key) -> Array:
         key_code, key_sample, key_adapt = jax.random.split(key, 3)
@@ -244,7 +249,9 @@ def _dealt(batch: Batch, weight: Array, groups: int) -> Batch:
     return Batch(split(batch.x), split(batch.y), weight)
 
 
-def _loss_of_group(learner: Learner, space: LabelSpace, temperature: float | None) -> Loss:
+def _loss_of_group(
+    learner: Learner, space: LabelSpace, temperature: float | None, example_loss: ExampleLoss
+) -> Loss:
     """1/i L(T_i) + (i-1)/i L(G') of some examples of both, as weighted sums."""
 
     def total(values: Array, weight: Array) -> Array:
@@ -257,12 +264,12 @@ def _loss_of_group(learner: Learner, space: LabelSpace, temperature: float | Non
         (real, past), (labels, seen, teacher, taught, i) = group, shared
         first = start(learner, params, real.x)
         logits = losses.mask_logits(learner.predict(params, first, real.x), labels)
-        now = total(losses.cross_entropy(logits, real.y), weights_of(real))
+        now = total(example_loss(logits, real.y), weights_of(real))
         right = total((jnp.argmax(logits, 1) == real.y).astype(float), weights_of(real))
         active = _active(space, seen, past.y)
         logits = losses.mask_logits(learner.predict(params, first, past.x), active)
         if temperature is None:
-            each = losses.cross_entropy(logits, past.y)
+            each = example_loss(logits, past.y)
         else:
             told = learner.predict(teacher, start(learner, teacher, past.x), past.x)
             told = losses.mask_logits(told, active & taught)

@@ -81,7 +81,9 @@ def joint(
         i = (jnp.where(past.boundless, there, past.finished) + 1).astype(value.dtype)
         return (value + (i - 1) * before) / i, metrics
 
-    def recall_with(params: Params, batch: Batch, labels: Array, memory: PyTree, key: Key) -> Fast:
+    def recall_with(
+        params: Params, batch: Batch, labels: Array, memory: PyTree, key: Key, *, boundless: bool
+    ) -> Fast:
         if batch.y.shape[0] > capacity:
             raise ValueError(
                 f"joint training stores every example, but a task has {batch.y.shape[0]} and the "

@@ -44,7 +44,7 @@ def lifelong_maml(
     every_task: bool = False,
     past_batch: int = 25,
     recall_examples: int = 100,
-    recall_on: RecallOn = "task",
+    recall_on: RecallOn | None = None,
     loss: ExampleLoss = losses.cross_entropy,
     reduce: Reduce = vmap_mean,
 ) -> LifelongLearner:
@@ -56,7 +56,8 @@ def lifelong_maml(
     task i does not damage task j. `recall` predicts with the theta_i' of the last finished task.
 
     `observe` takes a random half of a batch as support set and the other as query set; everything
-    in the bank is then past, with weight 1 in all, and `recall_on="bank"` is what recalls it.
+    in the bank is then past, with weight 1 in all whatever lambda is, and is stored as one task:
+    `memory.reservoir(n)` has room for n examples, the default bank for 50.
 
     Args:
         learner: a MAML learner over the C classes; `inner.step_size(x)` is an inner step size
@@ -70,8 +71,9 @@ def lifelong_maml(
             probability w_j for each episode. For a bank with `by_task`.
         past_batch: examples of past tasks in one estimate.
         recall_examples: at most so many examples make theta_i' for `recall`.
-        recall_on: "task", the examples of the task just finished, or "bank", a draw from all that
-            is stored.
+        recall_on: "task", the examples of the task, or batch, just learned; or "bank", a draw from
+            all that is stored. None: of the task at its end, and of the bank after `observe`,
+            where the last batch has a few of the classes alone.
         loss: of one example, for the outer loss; the inner one is the learner's.
         reduce: as in `train.make_train_step`.
 
@@ -100,7 +102,8 @@ def lifelong_maml(
         https://arxiv.org/abs/2007.13904.
     """
     check_positive(past_batch=past_batch, recall_examples=recall_examples)
-    known(recall_on, ("task", "bank"), what="recall_on")
+    if recall_on is not None:
+        known(recall_on, ("task", "bank"), what="recall_on")
     if decay is not None:
         history.check_decay(decay, reduction)
     bank = task_indexed(50, tasks=space.tasks) if bank is None else bank
@@ -145,11 +148,14 @@ def lifelong_maml(
 
 
 def _adapted_on(
-    learner: Learner, space: LabelSpace, source: RecallOn, bank: MemoryBank, examples: int
+    learner: Learner, space: LabelSpace, given: RecallOn | None, bank: MemoryBank, examples: int
 ) -> RecallWith:
     """What `recall` uses: parameters adapted on the batch just learned, or on a draw."""
 
-    def recall_with(params: Params, batch: Batch, labels: Array, memory: PyTree, key: Key) -> Fast:
+    def recall_with(
+        params: Params, batch: Batch, labels: Array, memory: PyTree, key: Key, *, boundless: bool
+    ) -> Fast:
+        source = given or ("bank" if boundless else "task")
         key_draw, key_adapt = jax.random.split(key)
         if source == "task":
             n = batch.y.shape[0]

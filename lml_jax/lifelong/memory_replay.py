@@ -22,6 +22,7 @@ from lml_jax.lifelong._base import (
     refused_id,
     seen_after,
     start,
+    unknown_labels,
 )
 from lml_jax.lifelong._gradient import Past, as_stored
 from lml_jax.lifelong._support import Drawn
@@ -30,6 +31,7 @@ from lml_jax.memory import class_balanced
 from lml_jax.parallel import Reduce, vmap_mean
 from lml_jax.types import (
     Batch,
+    ExampleLoss,
     Fast,
     Key,
     Learner,
@@ -64,6 +66,7 @@ def memory_learner(
     shots: int = 5,
     past_batch: int = 25,
     recall_by: RecallBy = "samples",
+    loss: ExampleLoss = losses.cross_entropy,
     reduce: Reduce = vmap_mean,
 ) -> LifelongLearner:
     """A learner that classifies by its support set, with a bank of examples of the classes seen.
@@ -97,6 +100,7 @@ def memory_learner(
         recall_by: "samples", statistics recomputed from M when the embedding has moved; or
             "statistics", what `learner` made of each task at its end, which costs nothing to
             recall but goes stale. M is still used for training.
+        loss: of one example, of logits and its label.
         reduce: as in `train.make_train_step`.
 
     Returns:
@@ -104,9 +108,10 @@ def memory_learner(
         loss, `retention` (sum_j L_j).
 
     Raises:
-        ValueError: for a negative lambda, an unknown name, numbers below 1; in `init`, for a
-            learner of other than C classes; in `step`, for episodes with labels of their own;
-            outside jit, for labels outside -1..C-1, and in `recall` before anything was learned.
+        ValueError: for a label space of targets, a negative lambda, an unknown name, numbers below
+            1; in `init`, for a learner of other than C classes; in `step`, for episodes with
+            labels of their own; outside jit, for labels outside -1..C-1, and in `recall` before
+            anything was learned.
 
     Example:
         >>> from lml_jax import memory, nets
@@ -125,6 +130,11 @@ def memory_learner(
     known(recall_by, ("samples", "statistics"), what="recall_by")
     if not retention_weight >= 0:
         raise ValueError(f"the retention weight lambda must be at least 0, got {retention_weight}")
+    if space.target is not None:
+        raise ValueError(
+            "the memory learner classifies by class statistics: expected a label space of classes, "
+            "got one of targets; use lifelong_maml, joint or finetune for other targets"
+        )
     check_positive(shots=shots, past_batch=past_batch)
     bank = class_balanced(15, classes=space.classes) if bank is None else bank
     classes, queries = space.classes, past_batch if retention_weight > 0 else 0
@@ -139,11 +149,11 @@ def memory_learner(
         )  # fmt: skip
         support = losses.concatenated(_as_labelled(task.support), drawn.support)
         fast = learner.adapt(params, losses.fill_padding(support), key_adapt)
-        value, metrics = batch_loss(learner.predict, params, fast, task.query, labels)
+        value, metrics = batch_loss(learner.predict, params, fast, task.query, labels, loss)
         value = value * refused_id(task, space)
         metrics = {"query_loss": value, **metrics}
         if retention_weight > 0:
-            total, tasks = _retention(learner, params, fast, drawn, past, space, every_task)
+            total, tasks = _retention(learner, params, fast, drawn, past, space, loss, every_task)
             metrics["retention"] = total
             divisor = jnp.maximum(tasks, 1) if reduction == "mean" else 1
             value = value + retention_weight * total / divisor
@@ -188,7 +198,9 @@ def memory_learner(
 
     def stored(state: LifelongState, batch: Batch, key: Key) -> LifelongState:
         key_bank, key_adapt = jax.random.split(key)
-        where = losses.labelled(batch) > 0
+        # Only of an update that was accepted, see `gradient_learner`.
+        where = (losses.labelled(batch) > 0) & ~unknown_labels(batch, space)
+        where &= state.train.bad_step < 0
         items = (batch.x, as_stored(batch.y), jnp.full(batch.y.shape, state.finished))
         memory = bank.insert(state.memory, items, key_bank, where)
         own, params = state.own, state.train.params
@@ -216,7 +228,7 @@ def memory_learner(
             own = recalled(state.train.params, state.memory, state.train.step, key)
             # A copy: what is donated may not hold a buffer twice, and this is the counter's.
             state = state._replace(own=train.copy(own))
-        return finished_after(state, space)
+        return finished_after(state, space, batch)
 
     def recall(state: LifelongState, x: Array, key: Key) -> Array:
         found = concrete(state.seen)
@@ -246,13 +258,14 @@ def _retention(
     drawn: Drawn,
     past: Past,
     space: LabelSpace,
+    loss: ExampleLoss,
     every_task: bool,
 ) -> tuple[Array, Array]:
     """sum_j L_j from the losses of the queries, and the number of tasks in the sum, a float."""
     query = losses.fill_padding(drawn.query)
     rows = training_labels(space, past.seen, drawn.task)
     logits = losses.mask_logits(learner.predict(params, fast, query.x), rows)
-    each, weight = losses.cross_entropy(logits, query.y), losses.labelled(query)
+    each, weight = loss(logits, query.y), losses.labelled(query)
     tasks = jnp.where(past.boundless, 1, past.finished).astype(each.dtype)
     if not every_task:
         return tasks * losses.weighted_mean(each, weight), tasks

@@ -13,7 +13,7 @@ from lml_jax import losses, train
 from lml_jax.checks import check_positive
 from lml_jax.data.stream import Stream
 from lml_jax.lifelong._base import least_likely
-from lml_jax.lifelong.score import Score, class_accuracy
+from lml_jax.lifelong.score import Score, class_accuracy, warn_if_mixed
 from lml_jax.types import Batch, Key, LifelongLearner, LifelongState, Metrics, Params
 
 
@@ -103,7 +103,7 @@ def run_online(
     check_positive(score_every=score_every)
     stream = jax.tree.map(jnp.asarray, stream)
     key_init, key_train, key_eval = jax.random.split(key, 3)
-    observe, test = _compiled(learner, score)
+    observe, test, recall = _compiled(learner, score)
     state = learner.init(key_init, stream.batch(0).x, params)
     before: list[Array] = []
     at: list[int] = []
@@ -117,12 +117,15 @@ def run_online(
             train.check_finite(state, metrics, where=f", by batch {t} of the stream")
             at.append(t + 1)
             anytime.append(float(test(state, stream, key_eval)))
+            if last:
+                warn_if_mixed(recall, state, stream.test(0), key_eval)
             yield OnlineRun(state, t + 1, np.asarray(before, float), tuple(at), np.asarray(anytime))
 
 
 class _Compiled(NamedTuple):
     observe: "jax.stages.Wrapped"
     test: "jax.stages.Wrapped"
+    recall: "jax.stages.Wrapped"
 
 
 @lru_cache(maxsize=32)
@@ -142,7 +145,7 @@ def _compiled(learner: LifelongLearner, score: Score) -> _Compiled:
         of = partial(_accuracy, learner, score, state)
         return jnp.mean(jax.lax.map(lambda args: of(stream.test(args[0]), args[1]), (tasks, keys)))
 
-    return _Compiled(jax.jit(observe, donate_argnums=0), jax.jit(test))
+    return _Compiled(jax.jit(observe, donate_argnums=0), jax.jit(test), jax.jit(learner.recall))
 
 
 def _accuracy(

@@ -21,7 +21,7 @@ from lml_jax.data.stream import Stream
 from lml_jax.lifelong import score as scoring
 from lml_jax.lifelong.results import OnChunk, OnRow, StreamRun, scored, spent, unscored, with_value
 from lml_jax.lifelong.score import Score, Scores, class_accuracy
-from lml_jax.types import Batch, Key, LifelongLearner, LifelongState, Params, Task
+from lml_jax.types import Batch, Key, LifelongLearner, LifelongState, Params, Recall, Task
 
 
 def run_stream(
@@ -124,7 +124,12 @@ def run_stream(
             state, metrics = many(
                 train.copy(so_far.state), (arriving, i), key_train, min(chunk, steps - done)
             )
-            train.check_finite(state, metrics, where=f", while learning task {i} of the stream")
+            train.check_finite(
+                state,
+                metrics,
+                where=f", while learning task {i} of the stream",
+                tasks_of=partial(train.drawn_tasks, _draw, (arriving, i), key_train),
+            )
             online = with_value(so_far.online, (i, done // chunk), float(right))
             so_far = spent(so_far._replace(state=state, online=online), "train", begun)
             done = min(done + chunk, steps)
@@ -140,6 +145,7 @@ def run_stream(
         so_far = spent(scored(so_far, i + 1, scores), "eval", begun)
         on_row(i + 1, so_far)
         keeper.save((i + 1) * steps, so_far)
+    scoring.warn_if_mixed(compiled.recall, so_far.state, source.test(0), key_eval)
     return so_far
 
 
@@ -180,6 +186,7 @@ class _Compiled(NamedTuple):
     end_task: Callable[[LifelongState, Batch, Key], LifelongState]
     support: Callable[[Stream, int, Key], Batch]
     score: Callable[[LifelongState, Batch, Batch, Array, Key], Scores]
+    recall: Recall
 
 
 @lru_cache(maxsize=32)
@@ -196,6 +203,7 @@ def _compiled(learner: LifelongLearner, score: Score, task_incremental: bool) ->
         end_task=jax.jit(learner.end_task),
         support=_support,
         score=jax.jit(of_task),
+        recall=jax.jit(learner.recall),
     )
 
 

@@ -1,16 +1,18 @@
 """Scores of a lifelong learner on the test sets of a stream."""
 
+import warnings
 from collections.abc import Hashable
 from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from lml_jax import losses
 from lml_jax.data.stream import Stream
 from lml_jax.metrics import accuracy
-from lml_jax.types import Batch, Key, LifelongLearner, LifelongState
+from lml_jax.types import Batch, Key, LifelongLearner, LifelongState, Recall
 
 
 class Score(Hashable, Protocol):
@@ -59,6 +61,25 @@ def _counted(logits: Array, batch: Batch) -> Array:
     y = losses.as_labels(batch.y)
     own = jnp.take_along_axis(logits, jnp.maximum(y, 0)[:, None], axis=1)[:, 0]
     return jnp.where(jnp.isneginf(own), 0.0, losses.labelled(batch))
+
+
+def warn_if_mixed(recall: Recall, state: LifelongState, test: Batch, key: Key) -> None:
+    """Warn where the prediction for one test image changes with the other images beside it.
+
+    With the statistics of a test batch, which holds the classes of one task, a network can tell
+    the task: scores near 1 then say nothing about what is remembered.
+    """
+    x = jax.tree.map(lambda leaf: leaf[:4], test.x)
+    repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], leaf.shape[0], axis=0), x)
+    beside, alone = (np.asarray(recall(state, part, key)[0]) for part in (x, repeated))
+    known = np.isfinite(beside) & np.isfinite(alone)
+    if not np.allclose(beside[known], alone[known], rtol=1e-2, atol=1e-4):
+        warnings.warn(
+            "predictions depend on the other test images of their batch, which tell the task that "
+            "they are of: the scores are too high. Use a network without batch statistics, such as "
+            "norm='group', or freeze them (Net.freeze)",
+            stacklevel=3,
+        )
 
 
 def of_task(

@@ -9,4 +9,5 @@ from lml_jax.memory.banks import reservoir as reservoir
 from lml_jax.memory.banks import sample as sample
 from lml_jax.memory.banks import task_indexed as task_indexed
 from lml_jax.memory.herding import herding as herding
+from lml_jax.memory.ordered import sample_then_insert as sample_then_insert
 from lml_jax.memory.sharded import sharded as sharded

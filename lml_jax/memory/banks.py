@@ -4,7 +4,7 @@ A bank is G groups of `capacity` slots: one group in a plain bank, one a class i
 one, one a task in a task-indexed one. All run inside jit, scan and vmap, keep the items' types and
 never resize. Where the state is donated, `jax.jit(bank.insert, donate_argnums=0)`, items are
 written in place, at the cost of the batch alone. So too in one jit that inserts and then samples;
-one that samples and then inserts makes XLA copy the bank, and is better cut in two.
+for the other order, see `sample_then_insert`.
 """
 
 from collections.abc import Callable

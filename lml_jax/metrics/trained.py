@@ -12,6 +12,7 @@ from jax import Array
 from lml_jax import losses, nets
 from lml_jax.checks import concrete
 from lml_jax.metrics.fewshot import accuracy, undefined_where
+from lml_jax.pixels import on_floats
 from lml_jax.types import Batch, Key, Net, Params
 from lml_jax.updates import apply_update
 
@@ -46,6 +47,7 @@ def classifier(
     """
     if steps < 1 or batch_size < 1:
         raise ValueError(f"steps and batch_size must be at least 1, got {steps} and {batch_size}")
+    net = on_floats(net)
 
     def fit(examples: Batch, key: Key) -> Params:
         if examples.y.shape[0] < 1 or _none_counts(examples):

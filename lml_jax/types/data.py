@@ -38,12 +38,18 @@ class Task(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """What a train step carries. `bad_step` is -1 until an update was refused as non-finite."""
+    """What a train step carries. `bad_step` is -1 until an update was refused as non-finite.
+
+    `bad_parts` says what of it was not finite, of L arrays: the loss, the gradient of each array,
+    the update of each. `skips` is how many such updates may still be skipped before one is refused.
+    """
 
     params: Params
     opt_state: PyTree
     step: Array  # int32, updates done
     bad_step: Array  # int32, the first step whose update was refused
+    bad_parts: Array  # bool [1 + 2 L]
+    skips: Array  # int32
 
 
 @jax.tree_util.register_dataclass

@@ -28,6 +28,8 @@ class Freeze(Protocol):
 class Net(NamedTuple):
     """A network as pure functions; a model of any library fits.
 
+    Learners give it images of uint8 as floats in 0..1, see `pixels.on_floats`.
+
     `freeze` is None for a network without batch statistics.
     """
 

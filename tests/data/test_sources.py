@@ -1,5 +1,6 @@
 import os
 import time
+import warnings
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -159,6 +160,24 @@ def test_cache_dir_follows_the_environment(monkeypatch):
     assert cache_dir() == Path("/b/lml_jax")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_dir() == Path.home() / ".cache" / "lml_jax"
+
+
+def test_a_user_without_a_home_directory(monkeypatch):
+    """As in a container: nothing is cached, which is said, and only where a cache was asked for."""
+    for name in ("HOME", "LML_JAX_CACHE", "XDG_CACHE_HOME", "TFDS_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where the user has no entry
+
+    def get(**options):
+        return cached("a", lambda: {"x": np.ones(1)}, keys=["x"], **options)["x"]
+
+    with pytest.warns(UserWarning, match=r"no home directory.*LML_JAX_CACHE"):
+        assert get() == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert get(cache=False) == 1
+    with pytest.raises(FileNotFoundError, match=r"no home directory.*TFDS_DATA_DIR"):
+        mnist("train")
 
 
 @pytest.mark.parametrize(("load", "name"), [(omniglot, "omniglot"), (mnist, "mnist")])

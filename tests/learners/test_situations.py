@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import linen as nn
 
-from lml_jax import evaluate, losses, metrics, nets, train
+from lml_jax import evaluate, losses, metrics, nets, pixels, train
 from lml_jax.learners.gemcl import gemcl
 from lml_jax.learners.maml import maml
 from lml_jax.learners.matching import matching
@@ -495,3 +495,27 @@ def test_a_network_with_dropout_and_running_statistics(make):
     one = fixed.predict(state.params, fast, good.query.x[:1])
     np.testing.assert_allclose(one, logits[:1], rtol=1e-4, atol=1e-5)
     assert metrics.accuracy(logits, good.query.y) > 0.6
+
+
+OWN_NET = Net(lambda key, x: jnp.tile(jnp.arange(3.0), (x.shape[1], 1)), lambda w, x: x @ w)
+
+
+@pytest.mark.parametrize("make", [
+    lambda net: maml(net, optax.sgd(0.1), steps=1),
+    lambda net: reptile(net, optax.sgd(0.1), steps=1),
+    lambda net: protonet(net, classes=3),
+    lambda net: matching(net, classes=3),
+    lambda net: gemcl(net, classes=3),
+], ids=["maml", "reptile", "protonet", "matching", "gemcl"])  # fmt: skip
+def test_a_network_of_the_users_own_gets_images_in_0_to_1(make):
+    """As the networks of `nets` do; token ids stay integers."""
+    y = jnp.arange(3)
+    images = (40 * jax.random.uniform(KEY, (3, 4))).astype(jnp.uint8) + 100
+    learner, results = make(OWN_NET), []
+    for x in (images, images.astype(float) / 255):
+        params = learner.init(KEY, x)
+        fast = learner.adapt(params, Batch(x, y), KEY)
+        results.append(learner.predict(params, fast, x))
+    np.testing.assert_allclose(*results, rtol=1e-5)
+    ids = Net(lambda key, x: {}, lambda p, x: jax.nn.one_hot(x[:, 0], 300))
+    assert pixels.on_floats(ids).apply({}, jnp.array([[299]], jnp.int16)).argmax() == 299

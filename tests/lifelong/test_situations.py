@@ -1,5 +1,6 @@
 """Situations in which a lifelong learner could give a wrong number and say nothing."""
 
+import warnings
 from dataclasses import replace
 
 import chex
@@ -11,7 +12,7 @@ import pytest
 
 from lml_jax import losses, memory, nets
 from lml_jax.data.arrays import from_arrays
-from lml_jax.data.streams import class_incremental, of_tasks
+from lml_jax.data.streams import class_incremental, in_time, of_tasks
 from lml_jax.generative.gan.gan import conditional_gan
 from lml_jax.learners.maml import maml
 from lml_jax.learners.protonet import protonet
@@ -21,8 +22,10 @@ from lml_jax.lifelong.joint import joint
 from lml_jax.lifelong.label_space import LabelSpace, label_space_of
 from lml_jax.lifelong.lifelong_maml import lifelong_maml
 from lml_jax.lifelong.memory_replay import memory_learner
+from lml_jax.lifelong.online import run_online
+from lml_jax.lifelong.restart import with_fresh_optimizer
 from lml_jax.lifelong.run import run_stream
-from lml_jax.lifelong.score import class_accuracy, negative_squared_error
+from lml_jax.lifelong.score import class_accuracy, negative_squared_error, warn_if_mixed
 from lml_jax.types import Batch, Net
 
 KEY = jax.random.key(0)
@@ -50,12 +53,15 @@ def descent(net):
     return maml(net(CLASSES), optax.sgd(0.1), steps=1)
 
 
-def generative(net, space):
-    gan = conditional_gan(
+def a_gan():
+    return conditional_gan(
         nets.generator([8], (WIDTH,)), nets.projection_discriminator([8]), TX, TX, tasks=TASKS,
         classes=CLASSES, past_batch=4,
     )  # fmt: skip
-    return lifelong_generative(descent(net), TX, space, gan, past_batch=4)
+
+
+def generative(net, space):
+    return lifelong_generative(descent(net), TX, space, a_gan(), past_batch=4)
 
 
 # name -> (classes -> network, label space) -> learner
@@ -92,6 +98,22 @@ def test_a_row_of_nan_is_wrong_and_of_infinity_right():
     assert of([0.0, inf], [5.0, 0.0]) == 0.5
     assert of([-inf, 0.0], [0.0, 5.0]) == 0.0  # the first was not seen, and is left out
     assert np.isnan(of([-inf, 0.0], [-inf, -inf]))
+
+
+@pytest.mark.parametrize("name", ["maml, bank", "memory"])
+def test_what_was_refused_is_not_remembered(stream, name):
+    """A batch with a label outside the head, inside jit: it enters no bank; nor does a task."""
+    learner = LEARNERS[name](mlp, label_space_of(stream))
+    batch = stream.train(0)
+    wrong = batch._replace(y=batch.y.at[0].set(99))
+    fresh = learner.init(KEY, batch.x)
+    state, metrics = jax.jit(learner.observe)(fresh, wrong, KEY)
+    ended = jax.jit(learner.end_task)(fresh, wrong, KEY)
+    assert int(metrics["bad_step"]) == int(ended.bad_step) == 0
+    assert not memory.contents(state.memory)[1].any()
+    (_, y, _), valid = memory.contents(ended.memory)
+    assert valid.any()
+    assert y[valid].max() < CLASSES
 
 
 def with_id(tasks, number):
@@ -202,6 +224,96 @@ def test_weights_on_one_side_of_an_episode(stream, name, side):
     assert abs(float(metrics["loss"] - every["loss"])) > 1e-6  # the weight of 0 is heard
 
 
+def test_batch_statistics_at_test_are_warned_of(stream):
+    """With the statistics of a test set of one task the network can tell the task."""
+
+    def batch_norm(outputs):
+        net = nets.mlp([8], outputs)
+        return Net(
+            net.init, lambda p, x: net.apply(p, (x - x.mean(0)[None]) / (x.std(0)[None] + 0.1))
+        )
+
+    def learner(net):
+        return LEARNERS["finetune"](net, label_space_of(stream))
+
+    with pytest.warns(UserWarning, match="depend on the other test images"):
+        run_stream(learner(batch_norm), stream, KEY, steps=1)
+    good = learner(mlp)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_if_mixed(good.recall, good.init(KEY, stream.train(0).x), stream.test(0), KEY)
+
+
+def test_a_fresh_optimizer_for_each_task(stream):
+    tx = optax.adam(1e-2)
+    learner = finetune(descent(mlp), tx, label_space_of(stream))
+    step = jax.jit(learner.step)
+    ends = {
+        "carried": jax.jit(learner.end_task),
+        "fresh": jax.jit(with_fresh_optimizer(learner, tx).end_task),
+    }
+    for name, end_task in ends.items():
+        state = learner.init(KEY, stream.train(0).x)
+        state, _ = step(state, stream.episodes(0, KEY), KEY)
+        state = end_task(state, stream.train(0), KEY)
+        count = int(state.train.opt_state[0].count)
+        moved = max(float(jnp.abs(m).max()) for m in jax.tree.leaves(state.train.opt_state[0].mu))
+        assert (count, moved > 0) == ((1, True) if name == "carried" else (0, False))
+        assert int(state.step) == 1
+
+
+@pytest.mark.parametrize("name", ["memory", "generative"])
+def test_a_loss_of_the_users_own(stream, name):
+    def constant(logits, y):
+        return 0.0 * losses.cross_entropy(logits, y) + 7.0
+
+    space = label_space_of(stream)
+    make = {
+        "memory": lambda loss: memory_learner(
+            protonet(mlp(8), classes=CLASSES), TX, space, shots=3, loss=loss
+        ),
+        "generative": lambda loss: lifelong_generative(
+            descent(mlp), TX, space, a_gan(), past_batch=4, loss=loss
+        ),
+    }[name]
+    learner = make(constant)
+    state = learner.init(KEY, stream.train(0).x)
+    metrics = jax.jit(learner.step)(state, stream.episodes(0, KEY), KEY)[1]
+    np.testing.assert_allclose(metrics["loss"], 7.0, rtol=1e-5)
+
+
+def test_the_memory_learner_says_that_it_classifies():
+    space = LabelSpace(TASKS, jnp.zeros(0, bool), target=(1,))
+    with pytest.raises(ValueError, match="expected a label space of classes"):
+        memory_learner(protonet(mlp(8), classes=1), TX, space)
+
+
+@pytest.mark.parametrize("name", ["finetune", "joint", "maml"])
+def test_several_labels_of_one_example(name):
+    """Targets in {0, 1}^3 under a logistic loss, with and without task boundaries."""
+    bits = jnp.array([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
+
+    def loss(outputs, y):
+        return optax.sigmoid_binary_cross_entropy(outputs, y).mean(-1)
+
+    few_shot = maml(nets.mlp([8], 3), optax.sgd(0.1), steps=1, loss=loss)
+    space = LabelSpace(TASKS, jnp.zeros(0, bool), target=(3,))
+    learner = {
+        "finetune": lambda: finetune(few_shot, TX, space, loss=loss),
+        "joint": lambda: joint(few_shot, TX, space, capacity=30, loss=loss),
+        "maml": lambda: lifelong_maml(few_shot, TX, space, loss=loss),
+    }[name]()
+    x = jax.random.normal(KEY, (10, WIDTH))
+    batch = Batch(x, bits[(x[:, 0] > 0).astype(int)])
+    state = learner.init(KEY, x)
+    observe = jax.jit(learner.observe)
+    for key in jax.random.split(KEY, 40):
+        state, metrics = observe(state, batch, key)
+    assert int(metrics["bad_step"]) == -1
+    state = jax.jit(learner.end_task)(state, batch, KEY)
+    assert ((learner.recall(state, x, KEY) > 0) == (batch.y > 0)).mean() > 0.9
+
+
 @pytest.fixture(scope="module")
 def regression():
     """Three tasks, each a part of one curve: y = sin(3 x) on its own interval of -1..1."""
@@ -246,3 +358,18 @@ def test_a_regression_stream(regression, name):
         np.testing.assert_allclose(y[valid], np.sin(3 * x[valid]), atol=1e-5)
     if name == "joint":
         assert run.R[-1].mean() > -0.1
+
+
+def test_recall_of_an_online_stream_at_defaults():
+    """It is of the bank, of all classes, and not of the last batch; lambda has no part in it."""
+    online = in_time(
+        class_incremental(data((130,) * CLASSES), tasks=TASKS, classes_per_task=2, seed=0,
+                          train_per_class=120), batch_size=10, seed=0,
+    )  # fmt: skip
+    few_shot = maml(nets.mlp([32], CLASSES), optax.sgd(0.1), steps=1)
+    scores = {}
+    for options in ({}, {"recall_on": "bank", "decay": 1.0}):
+        learner = lifelong_maml(few_shot, optax.adam(0.03), label_space_of(online), **options)
+        *_, run = run_online(learner, online, KEY, score_every=100)
+        scores[options.get("recall_on")] = float(run.anytime[-1])
+    assert scores[None] == scores["bank"] > 0.8

@@ -142,11 +142,12 @@ def _cached(
 ) -> tuple[Params, Record]:
     """The parameters of `config` from the cache folder; else trained, and written there."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
-    path = cache_dir() / f"start-{config['start']}-{digest}.npz"
-    about: Record = {"start": config["start"], "start_file": path.name}
+    name, folder = f"start-{config['start']}-{digest}.npz", cache_dir()
+    path = None if folder is None else folder / name
+    about: Record = {"start": config["start"], "start_file": name}
     key_init, key_train = jax.random.split(jax.random.fold_in(jax.random.key(config["seed"]), 1))
     like = learner.init(key_init, data.x[:2])
-    if path.exists():
+    if path is not None and path.exists():
         try:
             return storage.load(path, like), {**about, "start_cached": True}
         except ValueError as error:
@@ -167,7 +168,8 @@ def _cached(
             keeper=keeper,
         )
     try:
-        storage.save(path, run.state.params)
+        if path is not None:
+            storage.save(path, run.state.params)
     except OSError as error:
         warnings.warn(f"{path} was not written ({error}); set LML_JAX_CACHE", stacklevel=2)
     return run.state.params, {**about, "start_cached": False, "start_seconds": run.seconds}

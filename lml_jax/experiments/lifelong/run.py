@@ -34,6 +34,7 @@ from lml_jax.experiments.lifelong.settings import (
 from lml_jax.experiments.lifelong.streams import StreamData, background_of, load, stream_of
 from lml_jax.experiments.record import Record, save_params
 from lml_jax.experiments.runner import Part, Place, check_time, run_parts
+from lml_jax.lifelong.restart import with_fresh_optimizer
 from lml_jax.lifelong.results import StreamRun
 from lml_jax.lifelong.run import run_stream
 from lml_jax.settings import check_seeds
@@ -168,7 +169,10 @@ def build_all(
         for name, entry in entries.items():
             own = for_learner(plan, name, defaults=entry.defaults, options=entry.options)
             context = context_of(own, stream, entry)
-            built.append(Built(name, seed, entry, context, entry.make(context)))
+            learner = entry.make(context)
+            if plan.settings.fresh_optimizer:
+                learner = with_fresh_optimizer(learner, context.tx)
+            built.append(Built(name, seed, entry, context, learner))
     return built
 
 

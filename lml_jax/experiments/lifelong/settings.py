@@ -48,6 +48,7 @@ class Lifelong:
     inner_steps: int = 1  # of the inner loop
     inner_rate: float | None = None  # step size of the inner loop; by default by size of the inputs
     outer_rate: float | None = None  # step size of the outer loop
+    fresh_optimizer: bool = False  # re-initialise the optimiser at the end of each task
     start: Literal["features", "parameters"] | None = None  # what is meta-trained: a frozen
     # embedding, of which all learners train a head; or the initial parameters of each learner
     from_scratch: bool = False  # start from random parameters, without meta-training
