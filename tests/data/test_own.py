@@ -12,8 +12,7 @@ from lml_jax.data.images import ChannelsError, Pixels, read_image
 from lml_jax.data.prepared import from_tfds
 from lml_jax.experiments.datasets import DataRequest, data_entry
 from lml_jax.experiments.fewshot.settings import FewShot
-from lml_jax.experiments.lifelong.settings import Lifelong, resolve
-from lml_jax.experiments.lifelong.streams import background_of
+from lml_jax.experiments.lifelong.settings import Lifelong, resolve, start_entry
 
 RNG = np.random.default_rng(0)
 
@@ -142,9 +141,8 @@ def test_archives_pairs_and_csv_say_the_same(tmp_path):
     np.savez(tmp_path / "g.npz", x=x, y=[1, 0, 1, 2, 0], names=["a", "b", "c"])
     np.save(tmp_path / "x.npy", x)
     np.save(tmp_path / "y.npy", labels)
-    lines = [
-        f"{name},{','.join(map(repr, row))}" for name, row in zip(labels, x.tolist(), strict=True)
-    ]
+    rows = [",".join(map(repr, row)) for row in x.tolist()]
+    lines = [f"{name},{row}" for name, row in zip(labels, rows, strict=True)]
     (tmp_path / "f.csv").write_text("\n".join(["label,a,b,c", *lines]))
     found = [
         from_npz(tmp_path / "f.npz"), from_npz(tmp_path / "g.npz"), from_csv(tmp_path / "f.csv"),
@@ -222,9 +220,10 @@ def test_data_of_ones_own_in_the_commands(folder):
 
 def test_settings_take_a_path_and_classes_to_meta_train_on(folder):
     assert resolve(Lifelong(data=str(folder))).start == "random"
-    plan = resolve(Lifelong(data=str(folder), start_data="glyphs"))
-    assert plan.start == "features"
-    assert background_of(plan).groups
+    assert resolve(Lifelong(data=str(folder), start_data="glyphs")).start == "features"
+    assert start_entry(Lifelong(start_data="omniglot")).background is not None
+    with pytest.raises(ValueError, match="'mnist' has no classes to meta-train on"):
+        resolve(Lifelong(data=str(folder), start_data="mnist"))
     assert FewShot(data=str(folder)).data == str(folder)
 
 
