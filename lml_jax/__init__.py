@@ -15,6 +15,7 @@ from lml_jax import cpu as cpu
 from lml_jax import evaluate as evaluate
 from lml_jax import heads as heads
 from lml_jax import inner as inner
+from lml_jax import keep as keep
 from lml_jax import losses as losses
 from lml_jax import memory as memory
 from lml_jax import metrics as metrics
