@@ -15,6 +15,7 @@ from lml_jax import cpu as cpu
 from lml_jax import evaluate as evaluate
 from lml_jax import heads as heads
 from lml_jax import inner as inner
+from lml_jax import keep as keep
 from lml_jax import losses as losses
 from lml_jax import memory as memory
 from lml_jax import metrics as metrics
@@ -33,9 +34,17 @@ from lml_jax.data.domains import jittered as jittered
 from lml_jax.data.domains import permuted as permuted
 from lml_jax.data.domains import rotated as rotated
 from lml_jax.data.episodes import episodes as episodes
+from lml_jax.data.files import from_csv as from_csv
+from lml_jax.data.files import from_labelled as from_labelled
+from lml_jax.data.files import from_mapping as from_mapping
+from lml_jax.data.files import from_npy as from_npy
+from lml_jax.data.files import from_npz as from_npz
+from lml_jax.data.folder import from_folder as from_folder
 from lml_jax.data.glyphs import glyphs as glyphs
+from lml_jax.data.images import Pixels as Pixels
 from lml_jax.data.mnist import mnist as mnist
 from lml_jax.data.omniglot import omniglot as omniglot
+from lml_jax.data.prepared import from_tfds as from_tfds
 from lml_jax.data.splits import omniglot_split as omniglot_split
 from lml_jax.data.stream import Stream as Stream
 from lml_jax.data.streams import class_incremental as class_incremental

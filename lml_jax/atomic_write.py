@@ -1,6 +1,7 @@
 """Files that a reader sees whole or not at all."""
 
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from uuid import uuid4
 # What numpy raises for an archive that was cut short, overwritten or never was one; AttributeError
 # for a bare .npy array under its name.
 BROKEN_ARCHIVE = (
-    OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError,
+    OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError,
+    NotImplementedError, RecursionError, SyntaxError, tokenize.TokenError,
     zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 

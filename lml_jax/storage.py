@@ -9,18 +9,20 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lml_jax._archive import check_archive
 from lml_jax._structure import name_of, rebuild, structure_of
 from lml_jax.atomic_write import BROKEN_ARCHIVE, replacing
 from lml_jax.types import PyTree
 
 _FORMAT = "lml_jax pytree 1"
 _DESCRIPTION = "description"
+_MISFITS = (KeyError, IndexError, TypeError, AttributeError)
 _PLAIN = {"bool": bool, "int": int, "float": float, "str": str}  # held in the description
 Path_ = str | os.PathLike[str]
 
@@ -84,8 +86,12 @@ def load(path: Path_, like: PyTree | None = None) -> PyTree:
     description, arrays = _read(Path(path))
     entries = description["leaves"]
     if like is None:
-        leaves = [_leaf(path, *pair) for pair in zip(entries, arrays, strict=True)]
-        return rebuild(path, description["structure"], leaves)
+        try:
+            leaves = [_leaf(path, *pair) for pair in zip(entries, arrays, strict=True)]
+            return rebuild(path, description["structure"], leaves)
+        # Of a description that no `save` has written.
+        except (*_MISFITS, RecursionError) as error:
+            raise ValueError(f"{path} is no whole file of arrays: {error!r}") from error
     wanted = {name_of(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(like)}
     found = {entry["path"]: (entry, array) for entry, array in zip(entries, arrays, strict=True)}
     missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
@@ -153,25 +159,31 @@ def _read(path: Path, *, arrays: bool = True) -> tuple[dict[str, Any], list[np.n
     """The description and, if asked for, the arrays of a file whose digests are right."""
     try:
         # Opened here, because np.load leaves a file that it cannot read open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            described = json.loads(archive[_DESCRIPTION].tobytes())
-            if described["format"] != _FORMAT:
-                raise ValueError(f"its format is {described['format']!r}, expected {_FORMAT!r}")
-            if not arrays:
-                return described, []
-            found = []
-            for i, entry in enumerate(described["leaves"]):
-                array = archive[str(i)]
-                if entry.get("as"):
-                    array = array.view(jnp.dtype(entry["dtype"]))
-                if _digest(array) != described["digests"][i]:
-                    raise ValueError(f"{entry['path']} is not what was written")
-                found.append(array)
-            return described, found
+        with path.open("rb") as file:
+            check_archive(file)
+            return _contents(file, arrays=arrays)
     except FileNotFoundError:
         raise
     except BROKEN_ARCHIVE as error:
         raise ValueError(f"{path} is no whole file of arrays: {error}") from error
+
+
+def _contents(file: IO[bytes], *, arrays: bool) -> tuple[dict[str, Any], list[np.ndarray]]:
+    with np.load(file, allow_pickle=False) as archive:
+        described = json.loads(archive[_DESCRIPTION].tobytes())
+        if described["format"] != _FORMAT:
+            raise ValueError(f"its format is {described['format']!r}, expected {_FORMAT!r}")
+        if not arrays:
+            return described, []
+        found = []
+        for i, entry in enumerate(described["leaves"]):
+            array = archive[str(i)]
+            if entry.get("as"):
+                array = array.view(_extended(entry["dtype"]))
+            if _digest(array) != described["digests"][i]:
+                raise ValueError(f"{entry['path']} is not what was written")
+            found.append(array)
+        return described, found
 
 
 def _digest(array: np.ndarray) -> str:
@@ -183,6 +195,13 @@ def _digest(array: np.ndarray) -> str:
 def _as_plain(array: np.ndarray) -> np.ndarray:
     """An array in a type that NumPy can write, of the same bytes."""
     return array.view(f"u{array.dtype.itemsize}") if _is_extended(array.dtype) else array
+
+
+def _extended(name: str) -> np.dtype:
+    dtype = jnp.dtype(name)
+    if not _is_extended(dtype):
+        raise ValueError(f"an array is said to be of {name}, expected a type such as bfloat16")
+    return dtype
 
 
 def _is_extended(dtype: np.dtype) -> bool:

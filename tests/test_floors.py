@@ -8,7 +8,8 @@ import lml_jax
 ROOT = Path(lml_jax.__file__).parent
 FLOORS = {
     "types": -1, "_version": -1, "checks": -1, "pixels": 0, "atomic_write": 0,
-    "_structure": 0, "_ownership": 0, "updates": 0, "cpu": 0, "execution": 0, "settings": 0,
+    "_structure": 0, "_archive": 0, "_ownership": 0,
+    "updates": 0, "cpu": 0, "execution": 0, "settings": 0,
     "nets._conv_forms": -1, "nets._batched_conv": 0, "nets._apply": 0,
     "storage": 1, "losses": 1, "inner": 1, "memory": 1, "parallel": 1, "nets": 1,
     "data": 1,
@@ -16,7 +17,7 @@ FLOORS = {
     "learners": 3, "train": 3, "metrics.trained": 3,
     "generative": 4,  # a step of a generator is a train step
     "lifelong": 5, "evaluate": 5, "metrics.augmentation": 5, "metrics.on_stream": 5,
-    "plots": 6, "experiments": 7,
+    "plots": 6, "keep": 6, "experiments": 7,
     "cli": 9, "__main__": 10, "__init__": 11,
 }  # fmt: skip
 

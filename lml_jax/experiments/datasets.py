@@ -15,6 +15,7 @@ from lml_jax.data.mnist import mnist
 from lml_jax.data.omniglot import omniglot
 from lml_jax.data.splits import omniglot_split
 from lml_jax.data.synthetic import sinusoids
+from lml_jax.experiments import own_data
 from lml_jax.experiments.progress import Sampler
 from lml_jax.experiments.record import Record, fingerprint
 from lml_jax.types import Dataset
@@ -127,7 +128,7 @@ def data_entry(name: str, *, data_dir: str | None = None, command: str) -> DataE
     """The entry of a data set.
 
     Args:
-        name: of an entry in `datasets`.
+        name: of an entry in `datasets`; or data of the user's own, see `own_data.SOURCES`.
         data_dir: the folder that was asked for.
         command: what needs it: "streams" or "few-shot".
 
@@ -135,7 +136,15 @@ def data_entry(name: str, *, data_dir: str | None = None, command: str) -> DataE
         ValueError: for an unknown name, a folder that the data set would ignore, or a data set
             without the classes that the command needs.
     """
-    entry = datasets[known(name, datasets, what="data set")]
+    load = None if name in datasets else own_data.loader_of(name)
+    if load is not None:
+        return _own_entry(name, load, data_dir, few_shot=command == "few-shot")
+    if name not in datasets:
+        try:
+            known(name, datasets, what="data set")
+        except ValueError as error:
+            raise ValueError(f"{error}; or {own_data.SOURCES}") from None
+    entry = datasets[name]
     if data_dir is not None and not entry.reads_folder:
         reading = [other for other, found in datasets.items() if found.reads_folder]
         raise ValueError(
@@ -147,6 +156,30 @@ def data_entry(name: str, *, data_dir: str | None = None, command: str) -> DataE
         lacks = "classes to meta-train on" if command == "few-shot" else "classes"
         raise ValueError(f"{name!r} has no {lacks}; data for {command}: {', '.join(usable)}")
     return entry
+
+
+def _own_entry(
+    name: str, load: own_data.Load, data_dir: str | None, *, few_shot: bool
+) -> DataEntry:
+    """Streams of all classes; few-shot runs meta-train on two thirds and test on the others."""
+    classes, smallest = own_data.smallest_class(name, load, data_dir)
+    per_task = min(5, max(1, classes // 2))
+
+    def every(request: DataRequest) -> tuple[Dataset, Dataset | None]:
+        return load(request.size, request.data_dir)
+
+    def part(request: DataRequest, *, held_out: bool) -> Dataset:
+        return own_data.divided(every(request)[0], held_out=held_out)
+
+    return DataEntry(
+        "data of the user's own",
+        stream=(lambda request: (part(request, held_out=True), None)) if few_shot else every,
+        background=partial(part, held_out=False) if few_shot else None,
+        reads_folder=True,
+        tasks_in_stream=classes // per_task,
+        classes_per_task=per_task,
+        train_per_class=own_data.training_examples(smallest),
+    )
 
 
 def names_for(command: str) -> list[str]:

@@ -54,6 +54,7 @@ def tasks_of(plan: Plan) -> Tasks:
             shots=s.shots,
             queries=s.train_queries,
             rotate=turn,
+            small=s.small,
         ),
         episodes(
             test_set,
@@ -62,6 +63,7 @@ def tasks_of(plan: Plan) -> Tasks:
             shots=s.test_shots,
             queries=s.queries,
             rotate=turn and s.split in TURNED,
+            small=s.small,
         ),
     )
 

@@ -32,5 +32,12 @@ def embed(net: Net, params: Params, data: Dataset) -> Dataset:
 def on_features(plan: Plan, features: Dataset) -> Tasks:
     """Test tasks of data that `embed` embedded."""
     s = plan.settings
-    sample = episodes(features, tasks=50, ways=s.ways, shots=s.test_shots, queries=s.queries)
+    sample = episodes(
+        features,
+        tasks=50,
+        ways=s.ways,
+        shots=s.test_shots,
+        queries=s.queries,
+        small=s.small,
+    )
     return Tasks((), features, sample, sample)

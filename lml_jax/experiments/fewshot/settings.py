@@ -20,9 +20,13 @@ class FewShot:
     """Settings of a few-shot run. None takes the default of the learner and the data."""
 
     learner: Annotated[str, one_of(few_shot_learners)] = "maml"
+    # Or data of your own, of which a third of the classes test: a folder of class folders, a .npz
+    # or .csv file, X.npy,Y.npy or tfds:NAME.
     data: Annotated[str, one_of(lambda: names_for("few-shot"))] = "glyphs"
     split: Split = "maml-random"  # of Omniglot's characters
-    size: int = 28  # pixels a side, of glyphs and Omniglot
+    size: int = 28  # pixels a side, of glyphs, Omniglot and folders
+    small: Literal["refuse", "pad"] = "refuse"  # classes with too few examples: an error, or
+    # what they have, filled up with examples of weight 0
     ways: int = 5  # classes per test episode
     train_ways: int | None = None  # classes per training episode, of learners with an embedding
     shots: int | None = None  # support examples per class at training (points, for sine)
@@ -54,6 +58,7 @@ class Resolved:
     data: str
     split: str
     size: int
+    small: Literal["refuse", "pad"]
     ways: int
     train_ways: int
     shots: int

@@ -31,12 +31,15 @@ RATES = {"features": (5.0, 1e-2), "parameters": (0.1, 1e-3), "random": (0.1, 1e-
 class Lifelong:
     """Settings of lifelong runs. None takes the default of the data or of each learner."""
 
-    data: Annotated[str, one_of(lambda: names_for("streams"))] = "glyphs"  # of the stream
+    # Of the stream; or a folder of class folders, a .npz or .csv file, X.npy,Y.npy or tfds:NAME.
+    data: Annotated[str, one_of(lambda: names_for("streams"))] = "glyphs"
     scenario: Literal["class", "domain", "task"] = "class"  # class-, domain- or task-incremental
     tasks: int | None = None  # in the stream
     classes_per_task: int | None = None  # in a domain-incremental stream, of every task
     train_per_class: int | None = None  # training examples per class
     test_per_class: int = 20  # test examples per class, where examples are drawn here
+    small: Literal["refuse", "pad"] = "refuse"  # classes with too few examples: an error, or
+    # what they have, filled up with examples of weight 0
     jitter: bool = False  # an affine map of each training image, new at every draw
     budget: Literal["quick", "full"] = "quick"  # updates per task: 200 or 1,000, half on features
     steps: int | None = None  # updates per task, in place of the budget's
@@ -52,6 +55,8 @@ class Lifelong:
     start: Literal["features", "parameters"] | None = None  # what is meta-trained: a frozen
     # embedding, of which all learners train a head; or the initial parameters of each learner
     from_scratch: bool = False  # start from random parameters, without meta-training
+    start_data: Annotated[str, one_of(lambda: names_for("few-shot"))] | None = None  # classes to
+    # meta-train on; None: those that the data keeps apart from the stream, if it does
     start_net: Annotated[str, one_of(networks)] = "convnet"  # of a frozen embedding
     start_steps: int = 500  # updates of the meta-training on background classes
     start_ways: int = 30  # classes per episode of the meta-training of an embedding
@@ -129,7 +134,8 @@ def resolve(settings: Lifelong) -> Plan:
     data = data_entry(s.data, data_dir=s.data_dir, command="streams")
     known(s.retention, RETENTIONS, what="retention loss of a generator")
     check_literals(s)
-    start = _start(s, data)
+    background = data.background if s.start_data is None else start_entry(s).background
+    start = _start(s, background is not None)
     name = s.net or ("linear" if start == "features" else "mlp")
     net = networks[known(name, networks, what="network")]
     known(s.start_net, networks, what="network of the start")
@@ -171,13 +177,19 @@ def for_inputs(plan: Plan, x: Array | np.ndarray) -> Plan:
     return plan._replace(inner_rate=inner.step_size(some, base=plan.inner_rate))
 
 
-def _start(s: Lifelong, data: DataEntry) -> Literal["features", "parameters", "random"]:
+def start_entry(s: Lifelong) -> DataEntry:
+    """The entry whose classes are meta-trained on, where `start_data` names one."""
+    assert s.start_data is not None
+    return data_entry(s.start_data, data_dir=None, command="few-shot")
+
+
+def _start(s: Lifelong, background: bool) -> Literal["features", "parameters", "random"]:
     """What the learners start from.
 
     Raises:
         ValueError: for features of images that the stream changes as they are drawn.
     """
-    if s.from_scratch or data.background is None:
+    if s.from_scratch or not background:
         return "random"
     changed = s.scenario == "domain" or s.jitter
     if changed and s.start == "features":

@@ -9,7 +9,7 @@ from lml_jax.data.domains import rotated
 from lml_jax.data.stream import Stream
 from lml_jax.data.streams import class_incremental, domain_incremental
 from lml_jax.experiments.datasets import DataRequest
-from lml_jax.experiments.lifelong.settings import Plan
+from lml_jax.experiments.lifelong.settings import Plan, start_entry
 from lml_jax.types import Dataset
 
 JITTERED = partial(affine, jitter=Jitter())  # one object, so that streams share programs
@@ -30,8 +30,12 @@ def load(plan: Plan) -> StreamData:
 
 def background_of(plan: Plan) -> Dataset:
     """The classes to meta-train on."""
-    assert plan.data.background is not None
-    return plan.data.background(request_of(plan))
+    s = plan.settings
+    entry = plan.data if s.start_data is None else start_entry(s)
+    assert entry.background is not None
+    # Another data set is read from its own default folder.
+    request = request_of(plan) if s.start_data is None else DataRequest()
+    return entry.background(request)
 
 
 def request_of(plan: Plan) -> DataRequest:
@@ -52,6 +56,7 @@ def stream_of(plan: Plan, data: StreamData, seed: int) -> Stream:
         "shots": s.shots,
         "queries": s.queries,
         "meta_batch": s.meta_batch,
+        "small": s.small,
     }
     if s.scenario == "domain":
         turn = rotated(180.0 / plan.tasks)

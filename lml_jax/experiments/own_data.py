@@ -1,0 +1,94 @@
+"""Data of the user's own as entries: a folder, an archive, a CSV file, a name that tfds knows."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from lml_jax.data._tfds import prepared
+from lml_jax.data.arrays import select
+from lml_jax.data.files import from_csv, from_npy, from_npz
+from lml_jax.data.folder import class_files, from_folder
+from lml_jax.data.images import Pixels
+from lml_jax.data.prepared import from_tfds, splits_of
+from lml_jax.types import Dataset
+
+SOURCES = "a folder of class folders, a .npz or .csv file, X.npy,Y.npy or tfds:NAME"
+_TFDS = "tfds:"
+_TRAIN = 0.75  # share of the examples of the smallest class that train
+_HELD_OUT = 1 / 3  # share of the classes that test episodes are made of
+
+Load = Callable[[int, str | None], tuple[Dataset, Dataset | None]]
+
+
+def loader_of(source: str) -> Load | None:
+    """(size, data_dir) -> (examples, test examples or None) of a source; None for a plain name.
+
+    What is loaded stays in memory as long as the loader.
+
+    Raises:
+        FileNotFoundError: for what looks like a path and does not exist.
+    """
+    if source.startswith(_TFDS):
+        return cache(lambda size, data_dir: _tfds(source.removeprefix(_TFDS), data_dir))
+    first, _, second = source.partition(",")
+    path = Path(source)
+    readers: dict[str, Callable[[], Dataset]] = {
+        ".npz": lambda: from_npz(path),
+        ".csv": lambda: from_csv(path),
+    }
+    if first.endswith(".npy") and second.endswith(".npy"):
+        return cache(lambda size, data_dir: (from_npy(first, second), None))
+    if path.suffix in readers:
+        if not path.exists():
+            raise FileNotFoundError(f"there is no file {path}")
+        return cache(lambda size, data_dir: (readers[path.suffix](), None))
+    if path.is_dir():
+        return cache(lambda size, data_dir: (_folder(path, size), None))
+    if "/" in source or path.suffix:
+        raise FileNotFoundError(f"there is no {source}, expected {SOURCES}")
+    return None
+
+
+def smallest_class(source: str, load: Load, data_dir: str | None) -> tuple[int, int]:
+    """Number of classes, and of examples of the smallest; images of a folder are not decoded."""
+    if Path(source).is_dir():
+        _, count = np.unique(class_files(source).labels, return_counts=True)
+        return len(count), int(count.min())
+    data, _ = load(28, data_dir)
+    return data.classes, int(np.asarray(data.count).min())
+
+
+def training_examples(smallest: int) -> int:
+    """Training examples per class, where the rest tests."""
+    return max(1, int(_TRAIN * smallest))
+
+
+def divided(data: Dataset, *, held_out: bool) -> Dataset:
+    """Two thirds of the classes, or the others, drawn once and for all.
+
+    Raises:
+        ValueError: for fewer than three classes.
+    """
+    if data.classes < 3:
+        raise ValueError(f"there are {data.classes} classes, expected 3 to meta-train on some")
+    order = np.random.default_rng(0).permutation(data.classes)
+    test = max(1, round(_HELD_OUT * data.classes))
+    return select(data, np.sort(order[:test] if held_out else order[test:]))
+
+
+def _folder(path: Path, size: int) -> Dataset:
+    data = from_folder(path, Pixels((size, size), "colour"))
+    x = np.asarray(data.x)
+    grey = (x == x[..., :1]).all()  # no image is in colour
+    return replace(data, x=np.ascontiguousarray(x[..., 0])) if grey else data
+
+
+def _tfds(name: str, data_dir: str | None) -> tuple[Dataset, Dataset | None]:
+    splits = splits_of(prepared(name, data_dir)[0])
+    train = from_tfds(name, "train" if "train" in splits else splits[0], data_dir=data_dir)
+    test = from_tfds(name, "test", data_dir=data_dir) if "test" in splits else None
+    same = test is None or test.names == train.names
+    return train, test if same else None

@@ -1,0 +1,253 @@
+"""Teaching a kept learner, and making it forget."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lml_jax.checks import known
+from lml_jax.data.folder import Unreadable, check_all_have, check_names, class_files, readable
+from lml_jax.keep.batches import encode_all, padded, sizes_for
+from lml_jax.keep.held_out import HeldOut, Marks, inserted, marks_of, not_seen, with_held_out
+from lml_jax.keep.kept import Kept, examples_of
+from lml_jax.keep.rules import Rule, some_features
+from lml_jax.lifelong.growth import capacity_for
+from lml_jax.types import Batch, Dataset
+
+Repeated: TypeAlias = Literal["skip", "count"]
+_CHUNK = 256  # examples that are read and learned at a time
+
+
+class _Counted(NamedTuple):
+    """What one call has taught."""
+
+    taught: int = 0
+    skipped: int = 0
+
+
+def teach(
+    kept: Kept,
+    examples: Dataset | Batch | str | os.PathLike[str],
+    *,
+    names: Sequence[str] = (),
+    repeated: Repeated = "skip",
+    unreadable: Unreadable = "skip",
+) -> Kept:
+    """The learner after more examples, of classes that it knows or of new ones.
+
+    The same examples in any order, in any pieces, saved and loaded in between, give the same
+    predictions up to rounding, where the rule's statistics are exact (all heads).
+
+    Args:
+        kept: the learner; it is not changed.
+        examples: a folder of class folders, read as `kept.pixels` says; a `Dataset` with class
+            names; or a `Batch` with labels 0..C-1, or -1 for examples that are left out.
+        names: names of the classes of a `Batch`, or of a `Dataset` in place of its own.
+        repeated: examples that were taught before, to the byte: "skip", so that a folder which
+            has grown can be taught again; or "count", learn them once more.
+        unreadable: files that cannot be read: "skip" with a warning, or "refuse".
+
+    Returns:
+        A `Kept` with the new classes behind the old ones. `provenance["taught"][-1]` says how many
+        examples were taught and skipped.
+
+    Raises:
+        ValueError: for examples of another shape or type than the learner knows, classes without a
+            name, a name that differs from a known one only in case, an example that was taught as
+            another class, or a bad folder, see `data.from_folder`.
+
+    Example:
+        >>> from lml_jax.keep import ask, encoder, new
+        >>> kept = new(encoder("identity", {}), "nearest-mean", shape=(1,), dtype="float32")
+        >>> two = Batch(jnp.array([[0.0], [9.0]]), jnp.array([0, 1]))
+        >>> kept = teach(kept, two, names=["a", "b"])
+        >>> kept = teach(kept, Batch(jnp.array([[4.0]]), jnp.array([0])), names=["c"])
+        >>> ask(kept, np.array([[5.0], [8.0]])).names
+        ['c', 'b']
+    """
+    known(repeated, ("skip", "count"), what="treatment of repeated examples")
+    if isinstance(examples, str | os.PathLike):
+        parts, own = _of_folder(kept, examples, unreadable), class_files(examples).labels
+    else:
+        parts, own = _of_arrays(kept, examples, names)
+    listed = list(dict.fromkeys(own))
+    _check_new_names(kept, listed)
+    count, before = _Counted(), kept
+    there: set[str] = set()
+    for x, labels in parts:
+        there |= set(labels)
+        kept, count = _teach_some(kept, x, labels, count, repeated)
+    check_all_have(listed, there, "what was given")
+    old = set(before.classes)
+    event = {
+        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "examples": count.taught,
+        "skipped": count.skipped,
+        "new": [name for name in kept.classes if name not in old],
+    }
+    history = [*kept.provenance["taught"], event]
+    return kept._replace(
+        provenance={**kept.provenance, "taught": history}, calibration=None, fitted=None
+    )
+
+
+def forget(kept: Kept, name: str) -> Kept:
+    """The learner as if one class had never been taught.
+
+    Raises:
+        ValueError: for a class that it does not know; for a rule whose statistics mix the classes,
+            as those of "lda" and "ridge" do.
+
+    Example:
+        >>> from lml_jax.keep import encoder, new
+        >>> kept = new(encoder("identity", {}), "nearest-mean", shape=(1,), dtype="float32")
+        >>> two = Batch(jnp.array([[0.0], [9.0]]), jnp.array([0, 1]))
+        >>> kept = teach(kept, two, names=["a", "b"])
+        >>> forget(kept, "a").classes
+        ('b',)
+    """
+    known(name, kept.classes or ("",), what="class")
+    if kept.rule.forget is None:
+        raise ValueError(
+            f"the statistics of {kept.rule.name!r} mix the classes, so {name!r} cannot be "
+            "forgotten exactly: keep a learner with the head nearest-mean or gaussian, or teach "
+            "anew without the class"
+        )
+    slot = kept.names.index(name)
+    state = _forget(kept.rule.forget, kept.state, jnp.asarray(slot))
+    held, marks = kept.held_out, kept.marks
+    return kept._replace(
+        state=state,
+        names=(*kept.names[:slot], "", *kept.names[slot + 1 :]),
+        held_out=HeldOut(*(part[held.y != slot] for part in held)),
+        marks=Marks(*(part[marks.y != slot] for part in marks)),
+        calibration=None,
+        fitted=None,
+    )
+
+
+_forget = jax.jit(lambda forget, state, label: forget(state, label), static_argnums=0)
+
+
+@partial(jax.jit, static_argnums=0)
+def _learn(learn, params, state, z, y, weight):  # type: ignore[no-untyped-def]
+    return learn(params, state, z, y, weight)
+
+
+def learned(rule_learn, kept: Kept, state, z: np.ndarray, y: np.ndarray):  # type: ignore[no-untyped-def]
+    """The state after features were learned, or unlearned, in batches of few sizes."""
+    for part, size in padded(len(y), sizes_for((kept.dim,))):
+        own = np.zeros((size, kept.dim), np.float32), np.zeros(size, np.int32)
+        n = part.stop - part.start
+        own[0][:n], own[1][:n] = z[part], y[part]
+        weight = (np.arange(size) < n).astype(np.float32)
+        state = _learn(rule_learn, kept.params, state, *map(jnp.asarray, (*own, weight)))
+    return state
+
+
+def _of_folder(
+    kept: Kept, path: str | os.PathLike[str], unreadable: Unreadable
+) -> Iterator[tuple[np.ndarray, list[str]]]:
+    """Chunks of a folder: only one is in memory."""
+    if kept.pixels is None:
+        raise ValueError(
+            f"this learner takes arrays of shape {list(kept.shape)}, and no image files: it was "
+            "made without `pixels`"
+        )
+    each = readable(class_files(path), kept.pixels, unreadable=unreadable)
+    while chunk := list(islice(each, _CHUNK)):
+        images, labels = zip(*chunk, strict=True)
+        yield np.stack(images), list(labels)
+
+
+def _of_arrays(
+    kept: Kept, examples: Dataset | Batch, names: Sequence[str]
+) -> tuple[Iterator[tuple[np.ndarray, list[str]]], list[str]]:
+    """Chunks of arrays, and the name of every example."""
+    if isinstance(examples, Dataset):
+        given = names or examples.names
+        y = np.repeat(np.arange(examples.classes), np.asarray(examples.count))
+        x = examples.x
+        rows = np.asarray(examples.rows)
+    else:
+        given, y, x = names, np.asarray(examples.y), examples.x
+        rows = np.arange(len(y))
+        if examples.weight is not None:
+            y = np.where(np.asarray(examples.weight) > 0, y, -1)
+    if y.size and y.max() >= len(given):
+        raise ValueError(f"there are {len(given)} class names, but a label {y.max()}: expected a "
+                         "name for each class")  # fmt: skip
+    rows, y = rows[y >= 0], y[y >= 0]
+    labels = [str(given[c]) for c in y.tolist()]
+
+    def chunks() -> Iterator[tuple[np.ndarray, list[str]]]:
+        for i in range(0, len(rows), _CHUNK):
+            yield np.asarray(x[rows[i : i + _CHUNK]]), labels[i : i + _CHUNK]
+
+    return chunks(), labels
+
+
+def _check_new_names(kept: Kept, listed: Sequence[str]) -> None:
+    for name in listed:
+        if not name.strip() or not name.isprintable():
+            raise ValueError(f"{name!r} is no name of a class: expected printable characters")
+    check_names([*kept.classes, *listed], where="this learner")
+
+
+def _teach_some(
+    kept: Kept, x: np.ndarray, labels: list[str], count: _Counted, repeated: Repeated
+) -> tuple[Kept, _Counted]:
+    """The learner after one chunk."""
+    x = examples_of(kept, x)
+    mark = marks_of(x)
+    kept = _with_room(kept, list(dict.fromkeys(labels)))
+    slot = {name: i for i, name in enumerate(kept.names) if name}
+    y = np.array([slot[name] for name in labels], np.int32)
+    fresh = np.ones(len(y), bool)
+    if repeated == "skip":
+        fresh = not_seen(kept.marks, mark, y, kept.names)
+    count = _Counted(count.taught + int(fresh.sum()), count.skipped + int((~fresh).sum()))
+    if not fresh.any():
+        return kept, count
+    x, y, mark = x[fresh], y[fresh], mark[fresh]
+    z = encode_all(kept.encoder.apply, kept.encoder.params, x, kept.dim)
+    if not np.isfinite(z).all():
+        raise ValueError("the encoder gives features that are not finite for some of the examples")
+    held, held_here = with_held_out(kept.held_out, z, y, mark)
+    learn_now = slice(None) if kept.rule.unlearn is not None else ~held_here
+    state = learned(kept.rule.learn, kept, kept.state, z[learn_now], y[learn_now])
+    return kept._replace(state=state, held_out=held, marks=inserted(kept.marks, mark, y)), count
+
+
+def _with_room(kept: Kept, listed: list[str]) -> Kept:
+    """The learner with a slot for each of the names; its capacity doubles when it is full."""
+    fresh = [name for name in listed if name not in kept.names]
+    if not fresh:
+        return kept
+    names = list(kept.names)
+    needed = len(kept.classes) + len(fresh)
+    if needed > len(names):
+        larger = capacity_for(needed, least=len(names))
+        params, state = kept.rule.grow(
+            jax.random.key(0), kept.params, kept.state, larger, some_features(kept.dim)
+        )
+        kept = kept._replace(params=params, state=state)
+        names += [""] * (larger - len(names))
+    free = (i for i, name in enumerate(names) if not name)
+    for i, name in zip(free, fresh, strict=False):
+        names[i] = name
+    return kept._replace(names=tuple(names))
+
+
+def without_held_out(kept: Kept):  # type: ignore[no-untyped-def]
+    """The state that has never seen the held-out examples."""
+    rule: Rule = kept.rule
+    if rule.unlearn is None:
+        return kept.state
+    return learned(rule.unlearn, kept, kept.state, kept.held_out.z, kept.held_out.y)
