@@ -1,8 +1,10 @@
 """The `lml-jax` command."""
 
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +18,10 @@ from lml_jax.experiments.fewshot.settings import FewShot
 from lml_jax.experiments.lifelong import report
 from lml_jax.experiments.lifelong.run import run_lifelong
 from lml_jax.experiments.lifelong.settings import Lifelong
+from lml_jax.experiments.page import write_page
+from lml_jax.experiments.record import Record
 from lml_jax.experiments.registry import lifelong_learners
+from lml_jax.metrics import to_json
 from lml_jax.train import DivergedError
 
 Flat = tyro.conf.arg(name="")  # the fields of a record as options of their own
@@ -30,6 +35,8 @@ def lifelong(
     seeds: tuple[int, ...] = (0,),
     resume: bool = False,
     save_every: float = 60.0,
+    quiet: bool = False,
+    json: bool = False,
 ) -> None:
     """Lifelong learners on one stream of tasks, with a lower and an upper bound.
 
@@ -43,11 +50,15 @@ def lifelong(
         seeds: one run of each learner for each seed.
         resume: resume the interrupted run in `out`, or add learners and seeds to a finished one.
         save_every: minimum seconds between checkpoints.
+        quiet: no progress bars.
+        json: print the contents of metrics.json instead of the table.
     """
     result = run_lifelong(
-        settings, out, learners=learners, seeds=seeds, resume=resume, save_every=save_every
-    )
-    show(f"{report.table(result)}\nmetrics.json and figures are in {out}")
+        settings, out, learners=learners, seeds=seeds, resume=resume, save_every=save_every,
+        progress=not quiet,
+    )  # fmt: skip
+    text = report.table(result, bold=sys.stdout.isatty())
+    show(as_json(result) if json else f"{text}\nmetrics.json and figures are in {out}")
 
 
 def fewshot(
@@ -57,6 +68,8 @@ def fewshot(
     minutes: float | None = None,
     resume: bool = False,
     save_every: float = 60.0,
+    quiet: bool = False,
+    json: bool = False,
 ) -> None:
     """Meta-train and meta-test one few-shot learner: accuracy with its 95 % interval.
 
@@ -66,9 +79,14 @@ def fewshot(
         minutes: maximum training time, in minutes.
         resume: resume the interrupted run in `out`.
         save_every: minimum seconds between checkpoints.
+        quiet: no progress bars.
+        json: print the contents of metrics.json instead of the table.
     """
-    record = few.run_fewshot(settings, out, minutes=minutes, resume=resume, save_every=save_every)
-    show(f"{few.table(record)}\nmetrics.json and the parameters are in {out}")
+    record = few.run_fewshot(
+        settings, out, minutes=minutes, resume=resume, save_every=save_every, progress=not quiet
+    )
+    text = f"{few.table(record)}\nmetrics.json and the parameters are in {out}"
+    show(as_json(record) if json else text)
 
 
 def reproduce(
@@ -95,6 +113,37 @@ def reproduce(
     show(published.reproduce(recipe, folder, data_dir=data_dir, resume=resume))
 
 
+def page(run: Annotated[Path, tyro.conf.Positional]) -> None:
+    """Write the report of a run as one HTML file: settings, scores, figures, versions.
+
+    Args:
+        run: folder of a run of `lifelong` or `fewshot`.
+    """
+    show(str(write_page(run)))
+
+
+def as_json(record: Record) -> str:
+    """A record as it is in metrics.json."""
+    return dumps(to_json(record), allow_nan=False)
+
+
+@contextmanager
+def warnings_at_the_end() -> Iterator[None]:
+    """Print each warning once, after everything else; a progress bar would tear it apart."""
+    said: dict[str, None] = {}
+
+    def keep(message: Warning | str, *about: object, **more: object) -> None:
+        said[str(message)] = None
+
+    with warnings.catch_warnings():
+        warnings.showwarning = keep
+        try:
+            yield
+        finally:
+            for text in said:
+                print(f"warning: {text}", file=sys.stderr)
+
+
 def show(text: str) -> None:
     """Print; characters that the output cannot encode are replaced, so that no result is lost."""
     encoding = sys.stdout.encoding or "utf-8"
@@ -114,9 +163,10 @@ def main() -> None:
         "lifelong": lifelong,
         "fewshot": fewshot,
         "reproduce": reproduce,
+        "report": page,
     }
     try:
-        with literals():
+        with literals(), warnings_at_the_end():
             tyro.extras.subcommand_cli_from_dict(commands, prog="lml-jax")
     except (ValueError, OSError, ModuleNotFoundError, DivergedError) as error:
         sys.exit(f"lml-jax: {error}")

@@ -76,18 +76,18 @@ def build(settings: Augmentation) -> Built:
 def score_arms(built: Built, trained: Trained, place: Place) -> Record:
     """The comparison for each number of shots."""
     s, setup = built
-    state, progress = trained.state, place.progress
+    state, hidden = trained.state, place.hidden
     return {
         "learner": "classifier trained from scratch, augmented by vaml",
         "data": s.vaml.data,
         "vaml_steps": int(state.step),
-        "tests": [compared(s, setup, state, shots, progress=progress) for shots in s.shots],
+        "tests": [compared(s, setup, state, shots, hidden=hidden) for shots in s.shots],
         **vaml.data_of(setup),
     }
 
 
 def compared(
-    s: Augmentation, setup: Setup, state: TrainState, shots: int, *, progress: bool
+    s: Augmentation, setup: Setup, state: TrainState, shots: int, *, hidden: bool | None
 ) -> Record:
     """Accuracy of each arm with what was chosen for it, and paired differences, with 95 % CI."""
     assert setup.held_out is not None
@@ -101,7 +101,7 @@ def compared(
     }
     scores: dict[str, np.ndarray] = {}
     row: Record = {"shots": shots, "episodes": s.episodes, "arms": {}, "differences": {}}
-    for name, augments in tqdm(arms.items(), disable=not progress, desc=f"{shots} shots"):
+    for name, augments in tqdm(arms.items(), disable=hidden, desc=f"{shots} shots"):
         every = candidates(s, adds=bool(augments), moves=moved in augments)
         measure = partial(accuracies, s, augments, state, shots)
         tried = measure(every, setup.held_out, s.chosen_on, jax.random.key(1)).mean(0)

@@ -190,7 +190,7 @@ def score_pair(pair: Pair, trained: BothTrained, place: Place) -> Record:
     alone = learner_of(plan, network_of(plan), steps=1, ways=ways)
     both = with_generator(s, plan, shape, steps=1, ways=ways)[0]
     scores = [
-        scores_of(plan, learner, params, tasks, key, progress=place.progress)
+        scores_of(plan, learner, params, tasks, key, hidden=place.hidden)
         for learner, params in ((alone, trained.alone.state.params), (both, state.averaged))
     ]
     grid = grid_of(pair, state, key)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from lml_jax import train
 from lml_jax.checkpoint import Keeper
 from lml_jax.execution import Execution
+from lml_jax.experiments import log
 from lml_jax.experiments.runner import Place
 from lml_jax.types import GeneratorStep, Key, PyTree, Task
 
@@ -71,8 +72,7 @@ def train_with_bar(
     limit = float("inf") if place.minutes is None else 60 * place.minutes
     if done >= steps or run.seconds > limit:
         return run
-    hidden = not place.progress
-    with tqdm(total=steps, initial=done, disable=hidden, unit="step", desc=about) as bar:
+    with tqdm(total=steps, initial=done, disable=place.hidden, unit="step", desc=about) as bar:
         # Nothing is passed to the step after the key.
         for current, values in train.run(
             cast(train.Step, step),
@@ -94,6 +94,7 @@ def train_with_bar(
             keeper.save(now, run, -means["loss"])
             bar.set_postfix({k: f"{value:.4f}" for k, value in means.items()})
             bar.update(len(values["loss"]))
+            place.log({"run": about, "step": now, "seconds": run.seconds, **log.means(values)})
             if run.seconds > limit:
                 break
     return run

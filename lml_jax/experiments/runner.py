@@ -16,6 +16,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from lml_jax.checkpoint import Config, Keeper, keeper
 from lml_jax.experiments.folder import CHECKPOINTS, last_good, opened
+from lml_jax.experiments.log import Log, ignore, to_file
 from lml_jax.experiments.record import Record, read_metrics, versions, write_metrics
 from lml_jax.metrics import to_json
 
@@ -28,7 +29,8 @@ Report = Callable[..., str]  # (folder, resume=False) -> a report to print
 class Place(NamedTuple):
     """Where a run writes, and what it was told about saving and showing progress.
 
-    `about` names the run among several in `folder`; it is empty where there is one.
+    `about` names the run among several in `folder`; it is empty where there is one. `log` is told
+    the metrics of each chunk of updates.
     """
 
     folder: Path
@@ -36,6 +38,12 @@ class Place(NamedTuple):
     minutes: float | None = None
     save_every: float = 60.0
     progress: bool = True
+    log: Log = ignore
+
+    @property
+    def hidden(self) -> bool | None:
+        """`disable` of a progress bar: None hides it where the output is no terminal."""
+        return None if self.progress else True
 
     @contextmanager
     def keeping(self, config: Config, *, part: str = "") -> Iterator[Keeper]:
@@ -85,6 +93,7 @@ def run(
     resume: bool = False,
     save_every: float = 60.0,
     progress: bool = True,
+    log: Log = ignore,
 ) -> Record:
     """Build, train, test, and write `metrics.json` and figures into `out`.
 
@@ -95,7 +104,8 @@ def run(
         minutes: maximum training time, > 0; None for no limit.
         resume: continue from the newest checkpoint in `out`, bit-identical to an uninterrupted run.
         save_every: minimum seconds between checkpoints, >= 0.
-        progress: show progress bars.
+        progress: show progress bars, where the output is a terminal.
+        log: told the metrics of each chunk of updates, as is `log.jsonl` in `out`.
 
     Returns:
         The record written.
@@ -110,7 +120,7 @@ def run(
     check_time(minutes, save_every)
     built = experiment.build(settings)
     with opened(out, resume=resume) as folder:
-        place = Place(folder, "", minutes, save_every, progress)
+        place = Place(folder, "", minutes, save_every, progress, to_file(folder, log))
         trained, seconds = experiment.train(built, place)
         begun = time.perf_counter()
         scores = experiment.test(built, trained, place)
@@ -194,6 +204,7 @@ def run_parts(
     resume: bool = False,
     save_every: float = 60.0,
     progress: bool = True,
+    log: Log = ignore,
 ) -> Record:
     """Run all parts into `out` one after another; `metrics.json` is {"runs": [record, ...]}.
 
@@ -208,6 +219,7 @@ def run_parts(
         resume: as in `run`.
         save_every: as in `run`.
         progress: as in `run`.
+        log: as in `run`.
 
     Returns:
         What `metrics.json` holds.
@@ -216,8 +228,9 @@ def run_parts(
         ValueError: for records of other settings in the folder; as `run` otherwise.
     """
     with opened(out, resume=resume) as folder:
+        common = Place(folder, "", None, save_every, progress, to_file(folder, log))
         if callable(parts):
-            parts = parts(Place(folder, "", None, save_every, progress))
+            parts = parts(common)
         names = tuple(parts[0].key)
         found = read_metrics(folder).get("runs", [])
         records = {tuple(record.get(name) for name in names): record for record in found}
@@ -234,7 +247,7 @@ def run_parts(
             write(part, record)
 
         for part in parts:
-            place = Place(folder, part.about, None, save_every, progress)
+            place = common._replace(about=part.about)
             so_far = records.get(tuple(part.key.values()), {})
             record = part.run(place, so_far, partial(publish, part))
             result = write(part, record)

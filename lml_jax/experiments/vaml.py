@@ -222,7 +222,7 @@ def score_vaml(setup: Setup, trained: Trained, place: Place) -> Record:
         batches = evaluate.over_episodes(
             of_task, trained.state.params, sample, setup.test_set, key, episodes=s.episodes
         )
-        bar = tqdm(batches, disable=not place.progress, desc=f"test with {shots} shots")
+        bar = tqdm(batches, disable=place.hidden, desc=f"test with {shots} shots")
         scores = np.concatenate(list(bar))
         mean, half = metrics.mean_ci(scores)
         rows.append({"shots": shots, "score": mean, "ci95": half, "episodes": len(scores)})

@@ -8,5 +8,6 @@ from lml_jax.plots.speed import costs as costs
 from lml_jax.plots.speed import rates as rates
 from lml_jax.plots.stream import accuracy_over_stream as accuracy_over_stream
 from lml_jax.plots.stream import heatmap as heatmap
+from lml_jax.plots.stream import training_curves as training_curves
 from lml_jax.plots.style import save as save
 from lml_jax.plots.summary import summary as summary

@@ -1,5 +1,7 @@
 """Scores over a stream, from the matrix R: a heat map, and lines over tasks."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -128,3 +130,29 @@ def seen_so_far(r: NDArray[np.float64]) -> NDArray[np.float64]:
 def _score_label(key: str) -> str:
     """What the matrix R or R_adapted holds."""
     return "accuracy after adapting" if key == "R_adapted" else "accuracy"
+
+
+def training_curves(losses: Mapping[str, Mapping[int, float]]) -> Figure:
+    """The loss over the updates of training, a line for each part of a run.
+
+    Args:
+        losses: name -> {updates done: loss}, at least one name.
+
+    Raises:
+        ValueError: for nothing to draw.
+
+    Example:
+        >>> figure = training_curves({"memory": {25: 0.9, 50: 0.4}})
+    """
+    if not losses:
+        raise ValueError("there are no losses to draw")
+    figure, axes = new_axes()
+    for n, (name, values) in enumerate(losses.items()):
+        style = line_style(n) | {"marker": "", "linewidth": 1.2}
+        steps = sorted(values)
+        axes.plot(steps, [values[s] for s in steps], color=COLOURS[n % len(COLOURS)], label=name,
+                  **style)  # fmt: skip
+    axes.set_xlabel("updates", fontsize=LARGE)
+    axes.set_ylabel("loss", fontsize=LARGE)
+    axes.legend(fontsize=SMALL, frameon=False)
+    return figure

@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from matplotlib.image import imread
 from lml_jax import cli
 from lml_jax.experiments import registry
 from lml_jax.experiments.fewshot.learners import few_shot_learners
-from lml_jax.experiments.lifelong import pretrain
+from lml_jax.experiments.lifelong import pretrain, report
 from lml_jax.lifelong.finetune import finetune
 
 SMALL = [
@@ -35,10 +37,10 @@ def own_cache(monkeypatch, tmp_path_factory):
     monkeypatch.setattr(pretrain, "cache_dir", lambda: folder)
 
 
+@pytest.mark.filterwarnings("default")
 def test_lifelong_writes_what_it_promises(monkeypatch, tmp_path, capsys):
     out = tmp_path / "run"
-    with pytest.warns(RuntimeWarning, match="the generator has collapsed"):
-        run(monkeypatch, "lifelong", "--out", out, "--seeds", "3", "--start", "parameters", *SMALL)
+    run(monkeypatch, "lifelong", "--out", out, "--seeds", "3", "--start", "parameters", *SMALL)
     runs = json.loads((out / "metrics.json").read_text())["runs"]
     every = ("lifelong-maml", "memory", "lifelong-gan", "lifelong-vaml", "finetune", "joint")
     assert [(r["learner"], r["seed"]) for r in runs] == [(name, 3) for name in every]
@@ -73,9 +75,24 @@ def test_lifelong_writes_what_it_promises(monkeypatch, tmp_path, capsys):
     figures += [f"samples_lifelong-{g}_seed3_task{i}" for g in ("gan", "vaml") for i in (1, 2)]
     for name in [*figures, "summary"]:
         assert imread(out / f"{name}.png").std() > 0
-    table = capsys.readouterr().out
+    screen = capsys.readouterr()
     for text in ("finetune (lower bound)", "joint (upper bound)", "parameters meta-trained on"):
-        assert text in table
+        assert text in screen.out
+    warned = [text for text in screen.err.splitlines() if text.startswith("warning: ")]
+    assert any("the generator has collapsed" in text for text in warned)
+    assert len(set(warned)) == len(warned)
+    assert "step/s" not in screen.err  # no progress bar where there is no terminal
+    rows = [json.loads(text) for text in (out / "log.jsonl").read_text().splitlines()]
+    last = {row["run"]: row for row in rows}
+    assert {f"{name}_seed3" for name in every} < set(last)
+    assert all(last[f"{name}_seed3"]["step"] == 4 for name in every)
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    run(monkeypatch, "report", out)
+    page = Path(capsys.readouterr().out.strip()).read_text()
+    assert page.count("data:image/png") == 3 + len(every) + 4  # three of all, R, and samples
+    for text in ("finetune (lower bound)", "classes_per_task", "jaxlib", "<b>"):
+        assert text in page
+    assert "http" not in page
 
 
 def test_a_learner_of_the_users_own_runs_by_name(monkeypatch, tmp_path, capsys):
@@ -158,6 +175,34 @@ def test_fewshot_writes_what_it_promises(monkeypatch, tmp_path, capsys):
     assert 0 < record["ci95"] < 0.2
     assert imread(out / "accuracy_per_inner_step.png").std() > 0
     assert "group statistics" in capsys.readouterr().out
+    run(monkeypatch, "report", out)
+    page = Path(capsys.readouterr().out.strip()).read_text()
+    assert page.count("data:image/png") == 2  # accuracy per inner step, and the training
+    assert "report_step" in page
+
+
+def test_a_folder_without_a_run_has_no_report(monkeypatch, tmp_path):
+    with pytest.raises(SystemExit, match=r"holds no metrics\.json, expected the folder of a run"):
+        run(monkeypatch, "report", tmp_path)
+    (tmp_path / "metrics.json").write_text('{"runs": []}')
+    with pytest.raises(SystemExit, match="holds no run of a learner on a stream"):
+        run(monkeypatch, "report", tmp_path)
+
+
+def test_the_best_scores_are_bold_and_bounds_never():
+    scores = {"acc": 0.5, "forgetting": 0.1}
+    runs = [
+        {"learner": name, "seed": 0, "bound": bound, "seconds": {}, "start": "random",
+         **dict.fromkeys(report.COLUMNS), **scores}
+        for name, bound, scores in (
+            ("a", "", scores), ("b", "", {"acc": 0.4, "forgetting": 0.05}),
+            ("c", "upper", {"acc": 0.9, "forgetting": 0.0}),
+        )
+    ]  # fmt: skip
+    plain = report.table({"runs": runs})
+    assert "\033" not in plain
+    bold = report.table({"runs": runs}, bold=True)
+    assert re.findall(r"\033\[1m *([\d.]+)\033", bold) == ["50.0", "5.0"]
 
 
 @pytest.mark.parametrize("learner", ["maml", "fomaml", "meta-sgd", "maml++", "reptile"])

@@ -64,7 +64,7 @@ def run_fewshot(
         settings: what to run.
         out: a folder that is absent or empty; with `resume`, also that of an interrupted run.
         learners: the user's own learners, by the name that `settings.learner` gives.
-        **options: `minutes`, `resume`, `save_every` and `progress`, as in `runner.run`.
+        **options: `minutes`, `resume`, `save_every`, `progress` and `log`, as in `runner.run`.
 
     Returns:
         The record written.
@@ -125,7 +125,7 @@ def meta_test(built: Built, trained: Trained, place: Place) -> Record:
     # One inner step at a time, so that the score after each is seen.
     learner = learner_of(plan, net, steps=1, ways=plan.settings.ways)
     key = keys_of(plan.settings.seed)[2]
-    scores = scores_of(plan, learner, params, tasks, key, progress=place.progress)
+    scores = scores_of(plan, learner, params, tasks, key, hidden=place.hidden)
     record = {**summary_of(plan, scores), "steps": trained.steps}
     if not plan.regression:
         record["data_made"] = made_of(
@@ -135,7 +135,7 @@ def meta_test(built: Built, trained: Trained, place: Place) -> Record:
 
 
 def scores_of(
-    plan: Plan, learner: Learner, params: Params, tasks: Tasks, key: Key, *, progress: bool
+    plan: Plan, learner: Learner, params: Params, tasks: Tasks, key: Key, *, hidden: bool | None
 ) -> np.ndarray:
     """Scores [episodes, S + 1] after 0..S inner steps; of a learner without any, [episodes, 1].
 
@@ -147,7 +147,7 @@ def scores_of(
     else:
         of_task = evaluate.per_inner_step(learner, steps=s.test_inner_steps, score=score)
     rows = []
-    with tqdm(total=s.episodes, disable=not progress, unit="episode", desc="test") as bar:
+    with tqdm(total=s.episodes, disable=hidden, unit="episode", desc="test") as bar:
         for scores in evaluate.over_episodes(
             of_task, params, tasks.test_sample, tasks.test_set, key, episodes=s.episodes
         ):

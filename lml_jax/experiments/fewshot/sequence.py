@@ -52,7 +52,7 @@ def score_sequence(built: Built, trained: Trained, place: Place, *, draws: int) 
     heads = heads_of(params["head"])
     result = {}
     for which in ("random", "first"):
-        bar = tqdm(range(draws), desc=f"{which} classes", unit="draw", disable=not place.progress)
+        bar = tqdm(range(draws), desc=f"{which} classes", unit="draw", disable=place.hidden)
         rows = [one_draw(features, heads, draw, random=which == "random") for draw in bar]
         result[which] = {
             head: {key: [row[head][key] for row in rows] for key in rows[0][head]} for head in heads

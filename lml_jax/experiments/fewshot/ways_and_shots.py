@@ -35,7 +35,7 @@ def score_cells(
         learner = learner_of(cell, FEATURES, steps=1, ways=ways)
         key = jax.random.fold_in(jax.random.key(plan.settings.seed), 100 * ways + shots)
         tasks = on_features(cell, features)
-        scores = scores_of(cell, learner, params, tasks, key, progress=place.progress)
+        scores = scores_of(cell, learner, params, tasks, key, hidden=place.hidden)
         records.append(summary_of(cell, scores))
     return {"steps": trained.steps, "cells": records}
 

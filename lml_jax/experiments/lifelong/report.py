@@ -1,6 +1,7 @@
 """From the runs of lifelong learners to their record: metrics, figures, a table."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -103,17 +104,58 @@ def write_figures(result: Record, folder: Path) -> None:
         plots.save(plots.summary(runs), folder / "summary.png")
 
 
-def table(result: Record) -> str:
-    """Means over seeds in percent, a line for each learner; bounds are marked."""
-    runs = result["runs"]
-    lines = [f"{'':28s}" + "".join(f"{name:>14s}" for name in COLUMNS.values()) + f"{'s':>8s}"]
-    for name in dict.fromkeys(run["learner"] for run in runs):
-        own = [run for run in runs if run["learner"] == name]
-        bound = own[0].get("bound")
-        title = f"{name} ({bound} bound)" if bound else name
-        cells = "".join(f"{100 * mean_of(own, key):14.1f}" for key in COLUMNS)
-        seconds = np.mean([sum(run["seconds"].values()) for run in own])
-        lines.append(f"{title:28s}{cells}{seconds:8.0f}")
+class Line(NamedTuple):
+    """A line of the table: a learner's scores, means over its seeds."""
+
+    title: str
+    bound: str
+    scores: dict[str, float]
+    seconds: float
+
+    def text(self, best: dict[str, float] | None = None) -> str:
+        """The line in percent, with the scores in bold that equal `best`."""
+        cells = []
+        for key, value in self.scores.items():
+            cell = f"{100 * value:14.1f}"
+            bold = best is not None and not self.bound and value == best[key]
+            cells.append(f"\033[1m{cell}\033[0m" if bold else cell)
+        return f"{self.title:28s}{''.join(cells)}{self.seconds:8.0f}"
+
+
+def lines_of(result: Record) -> list[Line]:
+    """A line for each learner; bounds are marked."""
+    found = []
+    for name in dict.fromkeys(run["learner"] for run in result["runs"]):
+        own = [run for run in result["runs"] if run["learner"] == name]
+        bound = own[0].get("bound") or ""
+        seconds = float(np.mean([sum(run["seconds"].values()) for run in own]))
+        scores = {key: mean_of(own, key) for key in COLUMNS}
+        found.append(Line(f"{name} ({bound} bound)" if bound else name, bound, scores, seconds))
+    return found
+
+
+def best_of(lines: list[Line]) -> dict[str, float]:
+    """The best value of each score among the learners that are no bound: forgetting is a loss."""
+    rivals = [line for line in lines if not line.bound]
+    best = {}
+    for key in COLUMNS:
+        values = [line.scores[key] for line in rivals if not np.isnan(line.scores[key])]
+        pick = min if key == "forgetting" else max
+        best[key] = pick(values) if len(rivals) > 1 and values else np.nan
+    return best
+
+
+def table(result: Record, *, bold: bool = False) -> str:
+    """Means over seeds in percent, a line for each learner.
+
+    Args:
+        result: what `metrics.json` holds.
+        bold: print the best value of each score in bold, bounds apart.
+    """
+    runs, found = result["runs"], lines_of(result)
+    best = best_of(found) if bold else None
+    head = f"{'':28s}" + "".join(f"{name:>14s}" for name in COLUMNS.values()) + f"{'s':>8s}"
+    lines = [head, *(line.text(best) for line in found)]
     starts = ", ".join(dict.fromkeys(STARTS[run["start"]] for run in runs))
     return "\n".join([*lines, "", f"start: {starts}", LEGEND])
 

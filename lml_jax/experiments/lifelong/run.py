@@ -32,6 +32,7 @@ from lml_jax.experiments.lifelong.settings import (
     resolve,
 )
 from lml_jax.experiments.lifelong.streams import StreamData, background_of, load, stream_of
+from lml_jax.experiments.log import Log, ignore, means
 from lml_jax.experiments.record import Record, save_params
 from lml_jax.experiments.runner import Part, Place, check_time, run_parts
 from lml_jax.lifelong.restart import with_fresh_optimizer
@@ -63,6 +64,7 @@ def run_lifelong(
     resume: bool = False,
     save_every: float = 60.0,
     progress: bool = True,
+    log: Log = ignore,
 ) -> Record:
     """Run every learner with every seed; write metrics, figures and parameters into `out`.
 
@@ -79,7 +81,8 @@ def run_lifelong(
         resume: continue from the newest checkpoints in `out`, bit-identical to an uninterrupted
             run.
         save_every: minimum seconds between checkpoints.
-        progress: show progress bars.
+        progress: show progress bars, where the output is a terminal.
+        log: told the metrics of each chunk of updates, as is `log.jsonl` in `out`.
 
     Returns:
         What `metrics.json` holds.
@@ -136,6 +139,7 @@ def run_lifelong(
         resume=resume,
         save_every=save_every,
         progress=progress,
+        log=log,
     )
 
 
@@ -207,16 +211,17 @@ def run_one(
         about |= found
     measured = measurements(built.context, place, built.seed, so_far.get("generator", []))
     title = f"{built.name}, seed {built.seed}"
-    hidden = not place.progress
     with (
         place.keeping({**plan.config, "learner": built.name, "seed": built.seed}) as keeper,
-        tqdm(total=plan.tasks * plan.steps, disable=hidden, unit="step", desc=title) as bar,
+        tqdm(total=plan.tasks * plan.steps, disable=place.hidden, unit="step", desc=title) as bar,
     ):
 
         def on_chunk(task: int, done: int, values: Metrics) -> None:
             shown = {key: f"{np.nanmean(values[key]):.3f}" for key in SHOWN if key in values}
             bar.set_postfix(task=task, **shown)
-            bar.update(task * plan.steps + done - bar.n)
+            step = task * plan.steps + done
+            bar.update(step - bar.n)
+            place.log({"run": place.about, "task": task, "step": step, **means(values)})
 
         def on_row(row: int, run: StreamRun) -> None:
             publish({**record_of(plan, row, run), **about, **measured(row, run)})
