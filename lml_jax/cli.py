@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from lml_jax.checkpoint import Stopped
+from lml_jax.compiled import keep_compiled_programs
 from lml_jax.experiments import published
 from lml_jax.experiments.choices import literals, several_of
 from lml_jax.experiments.fewshot import run as few
@@ -116,6 +117,7 @@ def main() -> None:
         "reproduce": reproduce,
     }
     try:
+        keep_compiled_programs()
         with literals():
             tyro.extras.subcommand_cli_from_dict(commands, prog="lml-jax")
     except (ValueError, OSError, ModuleNotFoundError, DivergedError) as error:
