@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from lml_jax.checkpoint import Stopped
+from lml_jax.compiled import keep_compiled_programs
 from lml_jax.experiments import published
 from lml_jax.experiments.choices import literals, several_of
 from lml_jax.experiments.fewshot import run as few
@@ -166,6 +167,7 @@ def main() -> None:
         "report": page,
     }
     try:
+        keep_compiled_programs()
         with literals(), warnings_at_the_end():
             tyro.extras.subcommand_cli_from_dict(commands, prog="lml-jax")
     except (ValueError, OSError, ModuleNotFoundError, DivergedError) as error:

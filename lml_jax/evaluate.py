@@ -1,6 +1,7 @@
 """Scores of a few-shot learner over test episodes."""
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -46,6 +47,7 @@ def query_squared_error(outputs: Array, query: Batch) -> Array:
     return mean * losses.nan_where(~(query.weight > 0).any()).astype(mean.dtype)
 
 
+@lru_cache(maxsize=64)  # the same arguments give the same function, so nothing compiles twice
 def per_inner_step(learner: Learner, *, steps: int, score: QueryScore) -> Callable[..., Array]:
     """Scores of one task before the first and after every inner step.
 
@@ -95,6 +97,7 @@ def per_inner_step(learner: Learner, *, steps: int, score: QueryScore) -> Callab
     return of_task
 
 
+@lru_cache(maxsize=64)
 def once_adapted(learner: Learner, *, score: QueryScore) -> Callable[..., Array]:
     """The score of one task after adapting to its support set, for learners without inner steps.
 
@@ -129,6 +132,8 @@ def over_episodes(
 ) -> Iterator[np.ndarray]:
     """Scores of `episodes` test episodes, a meta-batch at a time, each [tasks, S + 1].
 
+    A second call with the same `of_task` and `sample` compiles nothing.
+
     Args:
         of_task: from `per_inner_step`.
         params: of the learner.
@@ -149,7 +154,21 @@ def over_episodes(
     """
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")
+    compiled = _compiled(of_task, sample)
+    done = 0
+    while done < episodes:
+        scores = np.asarray(compiled(params, data, jax.random.fold_in(key, done)))
+        yield scores[: episodes - done]
+        done += len(scores)
 
+
+@lru_cache(maxsize=64)
+def _compiled(
+    of_task: Callable[..., Array], sample: Callable[[Any, Key], Task]
+) -> Callable[[Params, Any, Key], Array]:
+    """Scores of one meta-batch; one program for all calls with the same two functions."""
+
+    @jax.jit
     def batch(params: Params, data: Any, key: Key) -> Array:
         key_sample, key_task = jax.random.split(key)
         tasks = sample(data, key_sample)
@@ -157,9 +176,4 @@ def over_episodes(
         keys = jax.random.split(key_task, count)
         return jax.vmap(of_task, in_axes=(None, 0, 0))(params, tasks, keys)
 
-    compiled = jax.jit(batch)
-    done = 0
-    while done < episodes:
-        scores = np.asarray(compiled(params, data, jax.random.fold_in(key, done)))
-        yield scores[: episodes - done]
-        done += len(scores)
+    return batch

@@ -13,7 +13,7 @@ FLOORS = {
     "nets._conv_forms": -1, "nets._batched_conv": 0, "nets._apply": 0,
     "storage": 1, "losses": 1, "inner": 1, "memory": 1, "parallel": 1, "nets": 1,
     "data": 1,
-    "divergence": 2, "checkpoint": 2, "heads": 2, "metrics": 2,
+    "divergence": 2, "compiled": 2, "checkpoint": 2, "heads": 2, "metrics": 2,
     "learners": 3, "train": 3, "metrics.trained": 3,
     "generative": 4,  # a step of a generator is a train step
     "lifelong": 5, "evaluate": 5, "metrics.augmentation": 5, "metrics.on_stream": 5,

@@ -54,6 +54,7 @@ def test_three_hundred_bad_command_lines(monkeypatch, tmp_path, capsys):
     # Past here everything was found good, and data is read.
     monkeypatch.setattr(lifelong, "load", accept)
     monkeypatch.setattr(fewshot, "tasks_of", accept)
+    monkeypatch.setattr(cli, "keep_compiled_programs", lambda: None)
     rng, answers = np.random.default_rng(0), Counter()
     for _ in range(300):
         line = arguments(rng, tmp_path / "out")

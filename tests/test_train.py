@@ -1,3 +1,4 @@
+import logging
 import pickle
 
 import chex
@@ -7,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from lml_jax import losses, nets, train
+from lml_jax import evaluate, losses, nets, train
 from lml_jax.data.synthetic import sinusoids
 from lml_jax.learners.maml import maml
 from lml_jax.parallel import vmap_mean
@@ -64,6 +65,24 @@ def test_the_second_call_compiles_nothing(sine):
     for t in range(3):
         state, _ = traced(state, jax.random.fold_in(KEY, t))
     assert int(state.step) == 3
+
+
+def test_validating_between_runs_compiles_nothing_again(sine, caplog):
+    """`run` and `over_episodes`, called again and again with the same functions."""
+    step, sample, state = sine
+    learner = maml(nets.mlp([8], 1), optax.sgd(0.01), steps=1, loss=losses.squared_error)
+
+    def once(state, key):
+        *_, (state, _) = train.run(step, sample, state, (), key, steps=2, scan=True, chunk=2)
+        score = evaluate.per_inner_step(learner, steps=1, score=evaluate.query_squared_error)
+        params = learner.init(KEY, jnp.zeros((1, 1)))
+        return state, list(evaluate.over_episodes(score, params, sample, (), key, episodes=3))
+
+    state, _ = once(state, KEY)
+    caplog.clear()
+    with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
+        once(state, jax.random.key(1))
+    assert not [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()]
 
 
 @pytest.mark.parametrize("scan", [False, True])

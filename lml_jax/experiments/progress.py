@@ -20,15 +20,25 @@ Sampler = Callable[[Any, Key], Task]  # (data, key) -> tasks
 SHOWN = ("loss", "true_loss", "accuracy")
 
 
+class Best(NamedTuple):
+    """The parameters of the highest validation score so far."""
+
+    score: np.ndarray  # float64 []
+    step: np.ndarray  # int64 [], updates done by then
+    params: PyTree
+
+
 class Trained(NamedTuple):
     """The result of a training: its state, its seconds, and metrics of every step.
 
-    `watched` is by name [steps], nan for steps that were not done.
+    `watched` is by name [steps], nan for steps that were not done; `best` is None where nothing was
+    validated.
     """
 
     state: Any
     seconds: float
     watched: dict[str, np.ndarray]
+    best: Best | None = None
 
 
 def train_with_bar(
@@ -44,6 +54,8 @@ def train_with_bar(
     place: Place,
     keeper: Keeper,
     watch: tuple[str, ...] = (),
+    validate: Callable[[PyTree], float] | None = None,
+    validate_every: int = 1,
 ) -> Trained:
     """`train.run` from `state` to `steps` updates in all, or until `place.minutes` have passed.
 
@@ -61,12 +73,16 @@ def train_with_bar(
         place: time limit and whether to show the bar.
         keeper: checkpoints.
         watch: names of metrics to keep of every step.
+        validate: the score of parameters, larger is better, at the end of the chunk in which
+            another `validate_every` updates are done, and at the end.
+        validate_every: updates.
 
     Raises:
         train.DivergedError: if a loss or gradient was not finite.
     """
     unknown = np.full(steps, np.nan, np.float32)
-    run = keeper.start(Trained(state, 0.0, dict.fromkeys(watch, unknown)))
+    best = None if validate is None else Best(np.array(-np.inf), np.array(0), state.params)
+    run = keeper.start(Trained(state, 0.0, dict.fromkeys(watch, unknown), best))
     begun = time.perf_counter() - run.seconds
     done = int(run.state.step)
     limit = float("inf") if place.minutes is None else 60 * place.minutes
@@ -89,9 +105,15 @@ def train_with_bar(
                 name: np.concatenate([old[:done], values[name], old[now:]])
                 for name, old in run.watched.items()
             }
-            run, done = Trained(current, time.perf_counter() - begun, watched), now
             means = {k: float(jnp.mean(values[k])) for k in SHOWN if k in values}
-            keeper.save(now, run, -means["loss"])
+            best, score = run.best, -means["loss"]
+            due = now // validate_every > done // validate_every or now == steps
+            if validate is not None and best is not None and due:
+                score = means["validation"] = validate(current.params)
+                if score > best.score:
+                    best = Best(np.array(score), np.array(now), current.params)
+            run, done = Trained(current, time.perf_counter() - begun, watched, best), now
+            keeper.save(now, run, score)
             bar.set_postfix({k: f"{value:.4f}" for k, value in means.items()})
             bar.update(len(values["loss"]))
             place.log({"run": about, "step": now, "seconds": run.seconds, **log.means(values)})

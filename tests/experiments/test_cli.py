@@ -35,6 +35,8 @@ def own_cache(monkeypatch, tmp_path_factory):
     """What is meta-trained here is not left for a run with the same settings elsewhere."""
     folder = tmp_path_factory.getbasetemp() / "starts"
     monkeypatch.setattr(pretrain, "cache_dir", lambda: folder)
+    # A setting of the whole process, which the other tests share.
+    monkeypatch.setattr(cli, "keep_compiled_programs", lambda: None)
 
 
 @pytest.mark.filterwarnings("default")
@@ -210,9 +212,11 @@ def test_every_few_shot_learner_on_sine(monkeypatch, tmp_path, learner):
     run(monkeypatch, "fewshot", "--out", tmp_path / learner, "--data", "sine", "--learner", learner,
         "--shots", "5", "--queries", "5", "--train-queries", "5", "--steps", "3", "--episodes",
         "10", "--meta-batch", "2", "--inner-rate", "0.01", "--test-inner-steps", "1",
-        "--report-step", "1")  # fmt: skip
+        "--report-step", "1", "--validate-every", "1", "--validation-episodes", "9")  # fmt: skip
     record = json.loads((tmp_path / learner / "metrics.json").read_text())
     assert len(record["mse_per_inner_step"]) == 2
+    assert record["validation"]["step"] == 3  # the chunk is longer than the run
+    assert record["validation"]["score"] < 0  # minus a squared error
     assert record["mse"] > 0
 
 
@@ -346,3 +350,39 @@ def test_the_list_of_recipes_in_an_ascii_terminal():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert b"sine-maml" in done.stdout
+
+
+@pytest.mark.parametrize("own", [None, "/somewhere"])
+def test_compiled_programs_are_kept_unless_the_user_has_a_folder(tmp_path, own):
+    """In a process of its own, which is the only place where it may be set."""
+    program = (
+        "import jax, lml_jax\n"
+        "from lml_jax.compiled import keep_compiled_programs as keep\n"
+        "before = jax.config.jax_compilation_cache_dir\n"
+        "print(before, keep(), jax.config.jax_compilation_cache_dir)\n"
+        "jax.jit(lambda x: x.sort().cumsum() @ x)(jax.numpy.ones(1000)).block_until_ready()\n"
+    )
+    environment = {
+        **os.environ,
+        "LML_JAX_CACHE": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    if own:
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "own")
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        timeout=300,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    before, folder, used = done.stdout.split()
+    if own:
+        assert (before, folder) == (used, "None")
+        assert not (tmp_path / "compiled").exists()
+    else:
+        assert before == "None"
+        assert folder == used
+        assert any((tmp_path / "compiled").rglob("*-cache"))

@@ -1,5 +1,6 @@
 """Situations in which a lifelong learner could give a wrong number and say nothing."""
 
+import pickle
 import warnings
 from dataclasses import replace
 
@@ -13,6 +14,8 @@ import pytest
 from lml_jax import losses, memory, nets
 from lml_jax.data.arrays import from_arrays
 from lml_jax.data.streams import class_incremental, in_time, of_tasks
+from lml_jax.experiments.lifelong.settings import Lifelong
+from lml_jax.experiments.lifelong.streams import JITTERED
 from lml_jax.generative.gan.gan import conditional_gan
 from lml_jax.learners.maml import maml
 from lml_jax.learners.protonet import protonet
@@ -373,3 +376,24 @@ def test_recall_of_an_online_stream_at_defaults():
         *_, run = run_online(learner, online, KEY, score_every=100)
         scores[options.get("recall_on")] = float(run.anytime[-1])
     assert scores[None] == scores["bank"] > 0.8
+
+
+def rebuilt(sent):
+    """What another process does: a learner is built there, of what was sent."""
+    stream, state, rate = pickle.loads(sent)
+    few_shot = maml(mlp(CLASSES), optax.sgd(rate), steps=1)
+    return lifelong_maml(few_shot, TX, label_space_of(stream)), stream, state
+
+
+def test_what_is_sent_to_another_process(stream):
+    """Streams, states, results and settings are pickled; a learner is rebuilt from its settings."""
+    jittered = replace(stream, augment=JITTERED)
+    learner, _, _ = rebuilt(pickle.dumps((stream, None, 0.1)))
+    state = learner.init(KEY, stream.train(0).x)
+    again, moved, there = rebuilt(pickle.dumps((jittered, state, 0.1)))
+    assert moved.augment is not None
+    chex.assert_trees_all_equal(there, state)
+    x = stream.test(0).x
+    chex.assert_trees_all_equal(again.recall(there, x, KEY), learner.recall(state, x, KEY))
+    settings = Lifelong(data="digits", tasks=2, decay=None)
+    assert pickle.loads(pickle.dumps(settings)) == settings

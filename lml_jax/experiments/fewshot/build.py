@@ -5,10 +5,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 
 from lml_jax import evaluate, losses, nets
-from lml_jax.data.arrays import rotations
+from lml_jax.data.arrays import rotations, select
 from lml_jax.data.episodes import episodes
 from lml_jax.execution import Execution, NetKind, execution
 from lml_jax.experiments.datasets import DataRequest
@@ -28,6 +29,8 @@ class Tasks(NamedTuple):
     test_set: Any
     sample: Sampler
     test_sample: Sampler
+    validation_set: Any = ()
+    validation_sample: Sampler | None = None
 
 
 def tasks_of(plan: Plan) -> Tasks:
@@ -40,10 +43,24 @@ def tasks_of(plan: Plan) -> Tasks:
             (),
             make(tasks=s.meta_batch, shots=s.shots, queries=s.train_queries),
             make(tasks=1000, shots=s.test_shots, queries=s.queries),
+            (),
+            make(tasks=100, shots=s.test_shots, queries=s.queries) if s.validate_every else None,
         )
     # Where an embedding is compared with itself, a turned character is a class of its own.
     turn = plan.data.turned and not plan.entry.embedding
-    train_set, test_set = image_sets(plan)
+    train_set, test_set, validation_set = image_sets(plan)
+    test = partial(
+        episodes,
+        tasks=20,
+        ways=s.ways,
+        shots=s.test_shots,
+        queries=s.queries,
+        small=s.small,
+    )
+    turned_at_test = turn and s.split in TURNED
+    validation = None
+    if validation_set is not None:
+        validation = test(validation_set, rotate=turned_at_test)
     return Tasks(
         jax.device_put(train_set),
         jax.device_put(test_set),
@@ -56,28 +73,40 @@ def tasks_of(plan: Plan) -> Tasks:
             rotate=turn,
             small=s.small,
         ),
-        episodes(
-            test_set,
-            tasks=20,
-            ways=s.ways,
-            shots=s.test_shots,
-            queries=s.queries,
-            rotate=turn and s.split in TURNED,
-            small=s.small,
-        ),
+        test(test_set, rotate=turned_at_test),
+        jax.device_put(validation_set),
+        validation,
     )
 
 
-def image_sets(plan: Plan) -> tuple[Dataset, Dataset]:
-    """Training and test classes."""
+def image_sets(plan: Plan) -> tuple[Dataset, Dataset, Dataset | None]:
+    """Training, test and validation classes; the last are held out of the training classes."""
     s, data = plan.settings, plan.data
     assert data.background is not None
     assert data.stream is not None
     request = DataRequest(s.data_dir, s.split, s.size)
     train_set, (test_set, _) = data.background(request), data.stream(request)
+    held_out = None
+    if s.validate_every:
+        train_set, held_out = without_some(train_set, s.validation_classes, s.seed)
     if data.turned and plan.entry.embedding and s.split in TURNED:
-        return rotations(train_set), rotations(test_set)
-    return train_set, test_set
+        turned = None if held_out is None else rotations(held_out)
+        return rotations(train_set), rotations(test_set), turned
+    return train_set, test_set, held_out
+
+
+def without_some(data: Dataset, classes: int, seed: int) -> tuple[Dataset, Dataset]:
+    """The data without so many random classes, and these.
+
+    Raises:
+        ValueError: where none would be left to train on.
+    """
+    if classes >= data.classes:
+        raise ValueError(
+            f"validation_classes must be below {data.classes}, the training classes, got {classes}"
+        )
+    order = np.random.default_rng(seed).permutation(data.classes)
+    return select(data, np.sort(order[classes:])), select(data, np.sort(order[:classes]))
 
 
 def network_of(plan: Plan) -> Net:

@@ -1,6 +1,6 @@
 """Meta-train and meta-test one few-shot learner."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,7 @@ class Trained(NamedTuple):
 
     params: Params
     steps: int
+    validated: Record | None  # the update and the score of the best validation
 
 
 def run_fewshot(
@@ -91,10 +92,11 @@ def keys_of(seed: int) -> list[Key]:
 
 def meta_train(built: Built, place: Place) -> tuple[Trained, dict[str, float]]:
     """Parameters after training, written to `params.npz`, and the seconds it took."""
-    plan, tasks, net, learner, how = built
+    plan, tasks, _, learner, how = built
     key_init, key_train, _ = keys_of(plan.settings.seed)
     example = tasks.sample(tasks.train_set, key_train).support.x[0]
     tx = outer_rule_of(plan)
+    validate = None if tasks.validation_sample is None else validation_of(built)
     with place.keeping(resumable(config_of(built))) as keeper:
         run = train_with_bar(
             train.make_train_step(loss_of(plan, learner), tx),
@@ -107,12 +109,44 @@ def meta_train(built: Built, place: Place) -> tuple[Trained, dict[str, float]]:
             about=f"train {plan.settings.learner}",
             place=place,
             keeper=keeper,
+            validate=validate,
+            validate_every=plan.settings.validate_every or 1,
         )
-    params = run.state.params
-    if plan.settings.batch_statistics == "frozen":
-        params = {**params, "net": frozen(net, params["net"], tasks.train_set, key_init)}
+    params, validated = run.state.params, None
+    if run.best is not None:
+        params = run.best.params
+        validated = {"step": int(run.best.step), "score": float(run.best.score)}
+    params = as_tested(built, params)
     save_params(place.folder, params)
-    return Trained(params, int(run.state.step)), {"train": run.seconds}
+    return Trained(params, int(run.state.step), validated), {"train": run.seconds}
+
+
+def as_tested(built: Built, params: Params) -> Params:
+    """Parameters with frozen batch statistics, where the settings say so."""
+    plan, tasks, net = built.plan, built.tasks, built.net
+    if plan.settings.batch_statistics != "frozen":
+        return params
+    key = keys_of(plan.settings.seed)[0]
+    return {**params, "net": frozen(net, params["net"], tasks.train_set, key)}
+
+
+def validation_of(built: Built) -> Callable[[Params], float]:
+    """The score of parameters on the same validation episodes each time, larger is better."""
+    plan, tasks, s = built.plan, built.tasks, built.plan.settings
+    sample = tasks.validation_sample
+    assert sample is not None
+    of_task = task_scores(plan, learner_of(plan, built.net, steps=1, ways=s.ways))
+    key = jax.random.fold_in(keys_of(s.seed)[1], 1)
+    sign = -1 if plan.regression else 1
+
+    def validate(params: Params) -> float:
+        rows = evaluate.over_episodes(
+            of_task, as_tested(built, params), sample, tasks.validation_set, key,
+            episodes=s.validation_episodes,
+        )  # fmt: skip
+        return sign * float(np.concatenate(list(rows))[:, s.report_step].mean())
+
+    return validate
 
 
 def meta_test(built: Built, trained: Trained, place: Place) -> Record:
@@ -127,6 +161,8 @@ def meta_test(built: Built, trained: Trained, place: Place) -> Record:
     key = keys_of(plan.settings.seed)[2]
     scores = scores_of(plan, learner, params, tasks, key, hidden=place.hidden)
     record = {**summary_of(plan, scores), "steps": trained.steps}
+    if trained.validated:
+        record["validation"] = trained.validated
     if not plan.regression:
         record["data_made"] = made_of(
             plan.data, train=built.tasks.train_set, test=built.tasks.test_set
@@ -141,12 +177,7 @@ def scores_of(
 
     `learner` takes one inner step at a time. A score is an accuracy, or a squared error.
     """
-    score, s = score_of(plan), plan.settings
-    if plan.entry.embedding:
-        of_task = evaluate.once_adapted(learner, score=score)
-    else:
-        of_task = evaluate.per_inner_step(learner, steps=s.test_inner_steps, score=score)
-    rows = []
+    of_task, s, rows = task_scores(plan, learner), plan.settings, []
     with tqdm(total=s.episodes, disable=hidden, unit="episode", desc="test") as bar:
         for scores in evaluate.over_episodes(
             of_task, params, tasks.test_sample, tasks.test_set, key, episodes=s.episodes
@@ -154,6 +185,14 @@ def scores_of(
             rows.append(scores)
             bar.update(len(scores))
     return np.concatenate(rows)
+
+
+def task_scores(plan: Plan, learner: Learner) -> Callable[..., jax.Array]:
+    """The scores of one task after each inner step, or once adapted."""
+    score = score_of(plan)
+    if plan.entry.embedding:
+        return evaluate.once_adapted(learner, score=score)
+    return evaluate.per_inner_step(learner, steps=plan.settings.test_inner_steps, score=score)
 
 
 def identity_of(plan: Plan, episodes: int) -> Record:

@@ -46,6 +46,9 @@ class FewShot:
     schedule: Schedule = "constant"  # of the outer rate; halving: every 2,000 updates
     batch_statistics: Statistics | None = None  # of the network's normalisation
     filters: int = 64  # of each convolution
+    validate_every: int = 0  # updates between validations, the best of which is tested; 0: none
+    validation_classes: int = 20  # training classes held out for them
+    validation_episodes: int = 100  # of each
     seed: int = 0
     data_dir: str | None = None  # folder of prepared data, for data that is read from one
 
@@ -78,6 +81,9 @@ class Resolved:
     schedule: str
     batch_statistics: str
     filters: int
+    validate_every: int
+    validation_classes: int
+    validation_episodes: int
     seed: int
     data_dir: str | None
 
@@ -136,10 +142,17 @@ def resolve(settings: FewShot, learners: Mapping[str, FewShotEntry] | None = Non
 
 def _check(s: Resolved, entry: FewShotEntry) -> None:
     ones = ("ways", "train_ways", "steps", "episodes", "meta_batch", "shots", "test_shots",
-            "queries", "train_queries", "filters")  # fmt: skip
+            "queries", "train_queries", "filters", "validation_classes",
+            "validation_episodes")  # fmt: skip
     check_numbers(
         s,
-        least={**dict.fromkeys(ones, 1), "inner_steps": 0, "test_inner_steps": 0, "seed": 0},
+        least={
+            **dict.fromkeys(ones, 1),
+            "inner_steps": 0,
+            "test_inner_steps": 0,
+            "seed": 0,
+            "validate_every": 0,
+        },
         above=("outer_rate", "step_size_rate", "clip")
         + (() if entry.embedding else ("inner_rate",)),
     )
@@ -149,6 +162,10 @@ def _check(s: Resolved, entry: FewShotEntry) -> None:
         raise ValueError(
             f"{s.learner} has a head of {s.ways} ways, "
             f"so train_ways must be the same, got {s.train_ways}"
+        )
+    if s.validate_every and s.validation_classes < s.ways:
+        raise ValueError(
+            f"validation_classes must be at least ways, {s.ways}, got {s.validation_classes}"
         )
     if not 0 <= s.report_step <= s.test_inner_steps:
         raise ValueError(
