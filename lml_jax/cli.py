@@ -14,6 +14,7 @@ from lml_jax.experiments.choices import literals, several_of
 from lml_jax.experiments.fewshot import run as few
 from lml_jax.experiments.fewshot.settings import FewShot
 from lml_jax.experiments.lifelong import report
+from lml_jax.experiments.lifelong.learners import FAMILIES
 from lml_jax.experiments.lifelong.run import run_lifelong
 from lml_jax.experiments.lifelong.settings import Lifelong
 from lml_jax.experiments.registry import lifelong_learners
@@ -26,7 +27,7 @@ def lifelong(
     settings: Annotated[Lifelong, Flat],
     *,
     out: Path = Path("runs/lifelong"),
-    learners: Annotated[tuple[str, ...], several_of(lifelong_learners)] = tuple(lifelong_learners),
+    learners: Annotated[tuple[str, ...], several_of(lifelong_learners)] = FAMILIES,
     seeds: tuple[int, ...] = (0,),
     resume: bool = False,
     save_every: float = 60.0,
