@@ -78,6 +78,7 @@ def reproduce(
     list: bool = False,
     out: Path | None = None,
     data_dir: str | None = None,
+    quick: bool = False,
     resume: bool = False,
 ) -> None:
     """Run a published protocol from beginning to end and compare it with its published value.
@@ -87,13 +88,14 @@ def reproduce(
         list: list the recipes and exit.
         out: new folder for the results; runs/RECIPE by default.
         data_dir: folder of prepared data.
+        quick: a smaller protocol that takes minutes, for recipes that have one.
         resume: resume the interrupted recipe in `out`.
     """
     if list or recipe is None:
         show(published.catalogue())
         return
     folder = out or Path("runs") / recipe
-    show(published.reproduce(recipe, folder, data_dir=data_dir, resume=resume))
+    show(published.reproduce(recipe, folder, data_dir=data_dir, quick=quick, resume=resume))
 
 
 def show(text: str) -> None:

@@ -21,5 +21,5 @@ from lml_jax.experiments.lifelong.entries import LifelongEntry as LifelongEntry
 from lml_jax.experiments.lifelong.learners import lifelong_learners as lifelong_learners
 from lml_jax.experiments.networks import NetworkEntry as NetworkEntry
 from lml_jax.experiments.networks import networks as networks
-from lml_jax.experiments.published import Recipe as Recipe
 from lml_jax.experiments.published import recipes as recipes
+from lml_jax.experiments.recipe import Recipe as Recipe

@@ -30,6 +30,7 @@ def derpp(
     *,
     bank: MemoryBank | None = None,
     past_batch: int = 10,
+    updates: int = 1,
     logits_weight: float = 1.0,
     labels_weight: float = 0.5,
 ) -> LifelongLearner:
@@ -47,6 +48,7 @@ def derpp(
         space: the label space.
         bank: M, of items (x, y, z, task); None for `reservoir(200)`.
         past_batch: m >= 1, examples in each of the two draws.
+        updates: on each batch, each with draws of its own, >= 1.
         logits_weight: alpha >= 0. The squared error is a mean over classes, as in the authors'
             code.
         labels_weight: beta >= 0.
@@ -56,7 +58,7 @@ def derpp(
         `retention` (the loss of stored labels).
 
     Raises:
-        ValueError: for a past_batch below 1, a negative weight, or a regression.
+        ValueError: for numbers below 1, a negative weight, or a regression.
 
     Example:
         >>> from lml_jax import nets
@@ -69,7 +71,7 @@ def derpp(
         Learning: a Strong, Simple Baseline, 2020, equation 6, https://arxiv.org/abs/2004.07211.
         The defaults are the authors' for Split MNIST with 500 memories.
     """
-    check_positive(past_batch=past_batch)
+    check_positive(past_batch=past_batch, updates=updates)
     check_classes(space, what="DER++")
     if not (logits_weight >= 0 and labels_weight >= 0):
         raise ValueError(
@@ -93,5 +95,5 @@ def derpp(
     def extra(params: Params, x: Array) -> tuple[Array, ...]:
         return (losses.at_least_float32(outputs_of(learner, params, x)),)
 
-    method = Method(by_loss(of_batch), extra=extra)
+    method = Method(by_loss(of_batch), extra=extra, updates=updates)
     return batch_learner(learner, tx, space, method, bank=bank)

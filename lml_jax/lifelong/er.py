@@ -36,6 +36,7 @@ def er(
     *,
     bank: MemoryBank | None = None,
     past_batch: int = 10,
+    updates: int = 1,
     loss: ExampleLoss = losses.cross_entropy,
 ) -> LifelongLearner:
     """Experience replay: each update is on the batch and on examples drawn from the memory M.
@@ -51,6 +52,7 @@ def er(
         space: the label space.
         bank: M, of items (x, y, task); None for `reservoir(200)`.
         past_batch: m >= 1, examples drawn from M for each update.
+        updates: on each batch, each with a draw of its own, >= 1.
         loss: l, of one example.
 
     Returns:
@@ -58,7 +60,7 @@ def er(
         loss of the stored examples).
 
     Raises:
-        ValueError: for a past_batch below 1.
+        ValueError: for numbers below 1.
 
     Example:
         >>> from lml_jax import nets
@@ -70,7 +72,7 @@ def er(
         Chaudhry et al. On Tiny Episodic Memories in Continual Learning, 2019, algorithm 1,
         https://arxiv.org/abs/1902.10486: batches of 10, as many from memory.
     """
-    check_positive(past_batch=past_batch)
+    check_positive(past_batch=past_batch, updates=updates)
     bank = reservoir(200) if bank is None else bank
 
     def of_batch(params: Params, given: Given, key: Key) -> tuple[Array, Metrics]:
@@ -82,7 +84,7 @@ def er(
         value = (n * now.loss + m * before.loss) / jnp.maximum(n + m, 1e-12)
         return value, {**now.metrics, "retention": before.loss}
 
-    return batch_learner(learner, tx, space, Method(by_loss(of_batch)), bank=bank)
+    return batch_learner(learner, tx, space, Method(by_loss(of_batch), updates=updates), bank=bank)
 
 
 def _mass(batch: Batch) -> Array:

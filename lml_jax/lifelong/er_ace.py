@@ -26,6 +26,7 @@ def er_ace(
     *,
     bank: MemoryBank | None = None,
     past_batch: int = 10,
+    updates: int = 1,
 ) -> LifelongLearner:
     """Experience replay in which new examples do not push old classes away.
 
@@ -40,13 +41,14 @@ def er_ace(
         space: the label space.
         bank: M, of items (x, y, task); None for `reservoir(200)`.
         past_batch: examples drawn from M for each update, >= 1.
+        updates: on each batch, each with a draw of its own, >= 1.
 
     Returns:
         A `LifelongLearner`. Its metrics: `loss`, `accuracy` of the batch among its classes,
         `retention` (the loss of the stored examples).
 
     Raises:
-        ValueError: for a past_batch below 1, or a regression.
+        ValueError: for numbers below 1, or a regression.
 
     Example:
         >>> from lml_jax import nets
@@ -58,7 +60,7 @@ def er_ace(
         Caccia et al. New Insights on Reducing Abrupt Representation Change in Online Continual
         Learning, 2022, equation 4, https://arxiv.org/abs/2104.05025.
     """
-    check_positive(past_batch=past_batch)
+    check_positive(past_batch=past_batch, updates=updates)
     check_classes(space, what="ER-ACE")
     bank = reservoir(200) if bank is None else bank
 
@@ -69,4 +71,4 @@ def er_ace(
         before = loss_of(learner, params, past.batch, past_labels(space, given, past))
         return now.loss + before.loss, {**now.metrics, "retention": before.loss}
 
-    return batch_learner(learner, tx, space, Method(by_loss(of_batch)), bank=bank)
+    return batch_learner(learner, tx, space, Method(by_loss(of_batch), updates=updates), bank=bank)

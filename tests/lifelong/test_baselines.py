@@ -89,8 +89,8 @@ def observed(learner, *batches, start=None):
 
 def as_tasks(batch, i):
     """A meta-batch of one episode with these examples, one of them in the query set."""
-    support, query = (jax.tree.map(lambda leaf: leaf[None, part], batch) for part in
-                      (slice(0, -1), slice(-1, None)))  # fmt: skip
+    support = jax.tree.map(lambda leaf: leaf[None, :-1], batch)
+    query = jax.tree.map(lambda leaf: leaf[None, -1:], batch)
     return Task(support, query, jnp.array([i]))
 
 
@@ -152,8 +152,8 @@ def test_agem_projects_by_the_closed_form():
     seen = set()
     for _ in range(20):
         g, r = rng.normal(size=(2, 5))
-        got = np.asarray(projected({"a": jnp.array(g[:2]), "b": jnp.array(g[2:])},
-                                   {"a": jnp.array(r[:2]), "b": jnp.array(r[2:])})["b"])  # fmt: skip
+        trees = [{"a": jnp.array(v[:2]), "b": jnp.array(v[2:])} for v in (g, r)]
+        got = np.asarray(projected(*trees)["b"])
         want = g if g @ r >= 0 else g - (g @ r) / (r @ r) * r
         assert want @ r >= -1e-9
         seen.add(bool(g @ r < 0))
@@ -326,7 +326,8 @@ def test_icarl_answers_with_the_nearest_mean_of_exemplars():
     bank = memory.herding(2, classes=C, feature_of=lambda item: item[2])
     learner = icarl(linear(), TX, SPACE, bank=bank)
     state = learner.init(KEY, FIRST.x)
-    state = learner.end_task(state, FIRST, KEY)
+    three = batch_of(6, [0, 1, 0, 1, 0, 1])  # of each class
+    state = learner.end_task(state, three, KEY)
     (x, y, _, _), held = memory.contents(state.memory)
 
     def phi(x):
@@ -342,7 +343,7 @@ def test_icarl_answers_with_the_nearest_mean_of_exemplars():
     assert np.isneginf(logits[:, 2:]).all()
     # An exemplar is what herding chooses by phi: the first one is nearest to the mean.
     for c in (0, 1):
-        own = FIRST.x[FIRST.y == c]
+        own = three.x[three.y == c]
         best = np.square(phi(own) - phi(own).mean(0)).sum(1).argmin()
         np.testing.assert_array_equal(state.memory.items[0][c, 0], own[best])
 
