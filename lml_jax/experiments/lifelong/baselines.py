@@ -7,6 +7,7 @@ from operator import itemgetter
 
 from lml_jax import heads, memory
 from lml_jax.experiments.lifelong.entries import Context, LifelongEntry, examples_per_step
+from lml_jax.learners.oml import oml
 from lml_jax.lifelong.agem import agem
 from lml_jax.lifelong.derpp import derpp
 from lml_jax.lifelong.er import er
@@ -14,6 +15,7 @@ from lml_jax.lifelong.er_ace import er_ace
 from lml_jax.lifelong.ewc import ewc
 from lml_jax.lifelong.icarl import icarl
 from lml_jax.lifelong.la_maml import la_maml
+from lml_jax.lifelong.lifelong_maml import lifelong_maml
 from lml_jax.lifelong.lwf import lwf
 from lml_jax.lifelong.si import si
 from lml_jax.lifelong.streaming import streaming
@@ -61,6 +63,29 @@ def _exact(c: Context, name: str) -> LifelongLearner:
     def init(key: Key, x: PyTree, params: Params | None = None) -> LifelongState:
         # The head that was meta-trained with the embedding may have been another one.
         given = None if params is None else {"net": params["net"], "head": head.params()}
+        return base.init(key, x, given)
+
+    return base._replace(init=init)
+
+
+def _oml(c: Context) -> LifelongLearner:
+    """OML along the stream: its loss on past tasks is that of lifelong MAML, without decay."""
+    net = c.plan.net.embedding(c.plan.settings.width)
+    few_shot = oml(net, classes=c.stream.classes, **c.plan.options)  # type: ignore[arg-type]
+    base = lifelong_maml(
+        few_shot,
+        c.tx,
+        c.space,
+        bank=_reservoir(c),
+        decay=1.0,
+        past_batch=c.plan.past_batch,
+        recall_examples=_room(c),
+        recall_on="bank",
+    )
+
+    def init(key: Key, x: PyTree, params: Params | None = None) -> LifelongState:
+        # An embedding that was meta-trained comes without this head.
+        given = None if params is None else few_shot.init(key, x) | {"net": params["net"]}
         return base.init(key, x, given)
 
     return base._replace(init=init)
@@ -142,5 +167,12 @@ baselines: dict[str, LifelongEntry] = {
         lambda c: _la_maml(c, alpha_rate=None, rate=0.1),
         "C-MAML, La-MAML without learned step sizes",
         options={**_LOOK, "alpha": 0.1},
+    ),
+    "oml": LifelongEntry(
+        _oml,
+        "OML, a representation for a head that learns online",
+        start="embedding",
+        defaults=_REPLAY,
+        options={"rate": 0.03},
     ),
 }
