@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -216,7 +216,7 @@ DOMAINS: dict[str, Make] = {
 }
 ROTATIONS = Online("rotations", tasks=20, train_per_class=100, memories=200, hidden=(100, 100))
 PERMUTATIONS = replace(ROTATIONS, scenario="permutations")
-_QUICK = {"seeds": (0,), "test_per_class": 100}
+_QUICK: Mapping[str, Any] = {"seeds": (0,), "test_per_class": 100}
 
 recipes: dict[str, Recipe] = {
     "split-mnist-online": Recipe(
