@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import numpy as np
 import optax
 
 from lml_jax import memory, metrics, nets
@@ -16,7 +15,7 @@ from lml_jax.data.mnist import mnist
 from lml_jax.data.stream import Stream, Transform
 from lml_jax.data.streams import class_incremental, in_time, of_tasks
 from lml_jax.experiments.folder import CHECKPOINTS
-from lml_jax.experiments.lifelong.ablation import paired
+from lml_jax.experiments.intervals import table
 from lml_jax.experiments.recipe import Recipe
 from lml_jax.experiments.record import Record, fingerprint, tree_bytes, versions
 from lml_jax.experiments.runner import Part, Place, Report, run_parts
@@ -59,7 +58,7 @@ def compare(arms: Mapping[str, Make]) -> Callable[[Online], Report]:
     def report_of(settings: Online) -> Report:
         def run(out: Path, *, resume: bool = False) -> str:
             result = run_online_arms(arms, settings, out, resume=resume)
-            return table(result["runs"])
+            return table(result["runs"], FIGURES)
 
         return run
 
@@ -95,7 +94,7 @@ def run_online_arms(
         stream = streams[seed]
         done = one_pass(learners[name], stream, jax.random.key(seed), rows=settings.rows)
         state = done.state
-        sizes = {"params": state.train.params, "memory": state.memory, "own": state.own}
+        sizes = {"params": state.train.params, "bank": state.memory, "own": state.own}
         return {
             "R": done.R,
             **metrics.summary(done.R),
@@ -144,37 +143,6 @@ def stream_of(settings: Online, train: Dataset, test: Dataset, seed: int) -> Str
     return in_time(stream, batch_size=s.batch, seed=seed)
 
 
-def table(runs: list[Record]) -> str:
-    """Means over seeds in percent with half of their 95 % interval, and the paired differences."""
-    names = list(dict.fromkeys(run["learner"] for run in runs))
-    seeds = len({run["seed"] for run in runs})
-    lines = [
-        f"{seeds} paired seeds, in percent, with half of the 95 % interval; in brackets the "
-        f"difference of the accuracy to {names[0]}"
-    ]
-    titles = "".join(f"{title:>16s}" for title in FIGURES.values())
-    lines.append(f"{'':12s}{titles}{'difference':>18s}{'memory, kB':>12s}{'s':>8s}")
-    first = [run["acc"] for run in runs if run["learner"] == names[0]]
-    for name in names:
-        own = [run for run in runs if run["learner"] == name]
-        cells = "".join(f"{_interval([run[key] for run in own]):>16s}" for key in FIGURES)
-        shift = f"({_interval([run['acc'] for run in own], first)})"
-        stored = np.mean([run["bytes"]["memory"] for run in own]) / 1000
-        seconds = np.mean([sum(run["seconds"].values()) for run in own])
-        lines.append(f"{name:12s}{cells}{shift:>18s}{stored:12.0f}{seconds:8.0f}")
-    return "\n".join(lines)
-
-
-def _interval(values: list[float], minus: list[float] | None = None) -> str:
-    """The mean and half of its 95 % interval, in percent; of one value the value alone."""
-    zero = [0.0] * len(values) if minus is None else minus
-    sign = "" if minus is None else "+"
-    if len(values) < 2:
-        return f"{100 * (values[0] - zero[0]):{sign}.1f}"
-    mean, half = paired(values, zero)
-    return f"{100 * mean:{sign}.1f} ± {100 * half:.1f}"
-
-
 def _sgd(make: Callable[..., LifelongLearner], rate: float, **settings: object) -> Make:
     """A learner with a reservoir, trained by SGD."""
 
@@ -205,13 +173,12 @@ SPLIT: dict[str, Make] = {
     "agem": _sgd(agem, 0.1),
     "online": _online,
 }
-# As many updates on a batch as La-MAML makes; DER++ with the rate, the weights and the stored
-# examples per update of Mammoth for rotations and 200 memories.
+# As many updates on a batch, with as many stored examples, as La-MAML makes.
 DOMAINS: dict[str, Make] = {
     "la-maml": _la_maml(),
     "c-maml": _la_maml(alpha=0.1, alpha_rate=None, rate=0.1),
     "er": _sgd(er, 0.1, updates=5),
-    "derpp": _sgd(derpp, 0.1, updates=5, past_batch=128),
+    "derpp": _sgd(derpp, 0.1, updates=5),
     "online": _online,
 }
 ROTATIONS = Online("rotations", tasks=20, train_per_class=100, memories=200, hidden=(100, 100))

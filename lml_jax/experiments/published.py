@@ -20,6 +20,7 @@ from lml_jax.experiments.lifelong.ablation import (
     arms_of,
     generators,
 )
+from lml_jax.experiments.lifelong.comparison import recipes as comparison_recipes
 from lml_jax.experiments.lifelong.settings import Lifelong
 from lml_jax.experiments.metagan import METAGAN, MetaGan
 from lml_jax.experiments.one_pass import recipes as one_pass_recipes
@@ -222,6 +223,7 @@ recipes: dict[str, Recipe] = {
         ALPHABETS, arms({f"{kind}-{retention}": Arm(f"lifelong-{kind}", {"retention":
         retention}) for kind in ("gan", "vaml") for retention in ("align", "none")})),
     **one_pass_recipes,
+    **comparison_recipes,
 }
 # fmt: on
 

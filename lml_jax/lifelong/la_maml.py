@@ -8,7 +8,7 @@ from jax import Array
 from lml_jax import inner, losses
 from lml_jax.checks import check_positive
 from lml_jax.learners.maml import maml
-from lml_jax.lifelong._base import batch_loss, start
+from lml_jax.lifelong._base import share
 from lml_jax.lifelong._batches import (
     Given,
     Method,
@@ -22,7 +22,7 @@ from lml_jax.lifelong.agem import dot
 from lml_jax.lifelong.label_space import LabelSpace
 from lml_jax.memory import reservoir
 from lml_jax.types import (
-    Fast,
+    Batch,
     Key,
     LifelongLearner,
     LifelongState,
@@ -110,16 +110,26 @@ def la_maml(
         batch = given.batch._replace(weight=weight)
         both = losses.concatenated(batch, past.batch)
         labels = jnp.concatenate([given.labels, past_labels(space, given, past)])
+        steps = jax.tree.map(jax.nn.relu, params["alpha"])
 
-        def look(fast: Fast, row: Array) -> tuple[Fast, tuple[Array, Array]]:
+        def inner_step(theta: Params, row: Array) -> tuple[Params, Params]:
             one = jax.tree.map(lambda leaf: leaf[row][None], batch)
-            fast = learner.adapt(params, one, key, fast, given.labels[row][None])
-            found = batch_loss(learner.predict, params, fast, both, labels)
-            return fast, (found.loss, found.metrics["accuracy"])
+            grads = jax.grad(mean_loss)(theta, one, given.labels[row][None])
+            # An example of weight 0 makes no step.
+            grads = jax.lax.stop_gradient(grads) if first_order else grads
+            theta = jax.tree.map(lambda w, s, g: w - s * g, theta, steps, grads)
+            return theta, theta
 
-        order = jax.random.permutation(key_order, weight.shape[0])
-        _, (each, right) = jax.lax.scan(look, start(learner, params, batch.x), order)
-        return losses.weighted_mean(each, weight[order]), {"accuracy": right[-1]}
+        order = jax.random.permutation(key_order, batch.y.shape[0])
+        last, every = jax.lax.scan(inner_step, params["theta"], order)
+        each = jax.vmap(lambda theta: mean_loss(theta, both, labels))(every)
+        logits = losses.mask_logits(net.apply(last, both.x), labels)
+        shown = {"accuracy": share(logits, both.y, losses.weights_of(both))}
+        return losses.weighted_mean(each, weight[order]), shown
+
+    def mean_loss(theta: Params, batch: Batch, labels: Array) -> Array:
+        logits = losses.mask_logits(net.apply(theta, batch.x), labels)
+        return losses.weighted_mean(losses.cross_entropy(logits, batch.y), batch.weight)
 
     method = Method(by_loss(of_batch), updates=glances)
     base = batch_learner(learner, _look_ahead(alpha_rate, rate, clip), space, method, bank=bank)

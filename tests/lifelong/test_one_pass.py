@@ -93,6 +93,7 @@ def test_a_comparison_end_to_end_and_resumed(few_digits, tmp_path, monkeypatch):
     report = compare(ARMS)(TINY)(tmp_path / "out")
     lines = report.splitlines()
     assert lines[0].startswith("2 paired seeds")
+    assert lines[1].split()[-3:] == ["bank", "own", "s"]
     assert [line.split()[0] for line in lines[2:]] == ["er", "online"]
     # What is finished is kept, and more seeds are added.
     monkeypatch.setattr(recipes, "one_pass", lambda *args, **kwargs: pytest.fail("run again"))
