@@ -17,6 +17,7 @@ from lml_jax.experiments.choices import literals, several_of
 from lml_jax.experiments.fewshot import run as few
 from lml_jax.experiments.fewshot.settings import FewShot
 from lml_jax.experiments.lifelong import report
+from lml_jax.experiments.lifelong.learners import FAMILIES
 from lml_jax.experiments.lifelong.run import run_lifelong
 from lml_jax.experiments.lifelong.settings import Lifelong
 from lml_jax.experiments.page import write_page
@@ -32,7 +33,7 @@ def lifelong(
     settings: Annotated[Lifelong, Flat],
     *,
     out: Path = Path("runs/lifelong"),
-    learners: Annotated[tuple[str, ...], several_of(lifelong_learners)] = tuple(lifelong_learners),
+    learners: Annotated[tuple[str, ...], several_of(lifelong_learners)] = FAMILIES,
     seeds: tuple[int, ...] = (0,),
     resume: bool = False,
     save_every: float = 60.0,
@@ -96,6 +97,7 @@ def reproduce(
     list: bool = False,
     out: Path | None = None,
     data_dir: str | None = None,
+    quick: bool = False,
     resume: bool = False,
 ) -> None:
     """Run a published protocol from beginning to end and compare it with its published value.
@@ -105,13 +107,14 @@ def reproduce(
         list: list the recipes and exit.
         out: new folder for the results; runs/RECIPE by default.
         data_dir: folder of prepared data.
+        quick: a smaller protocol that takes minutes, for recipes that have one.
         resume: resume the interrupted recipe in `out`.
     """
     if list or recipe is None:
         show(published.catalogue())
         return
     folder = out or Path("runs") / recipe
-    show(published.reproduce(recipe, folder, data_dir=data_dir, resume=resume))
+    show(published.reproduce(recipe, folder, data_dir=data_dir, quick=quick, resume=resume))
 
 
 def page(run: Annotated[Path, tyro.conf.Positional]) -> None:

@@ -23,7 +23,8 @@ from lml_jax.data.streams import class_incremental
 from lml_jax.experiments.fewshot import build as few_shot_build
 from lml_jax.experiments.fewshot import settings as few_shot_settings
 from lml_jax.experiments.fewshot.learners import FewShotEntry, few_shot_learners
-from lml_jax.experiments.lifelong.learners import LifelongEntry, context_of, lifelong_learners
+from lml_jax.experiments.lifelong.entries import LifelongEntry, context_of
+from lml_jax.experiments.lifelong.learners import lifelong_learners
 from lml_jax.experiments.lifelong.settings import Lifelong, for_learner, resolve
 from lml_jax.generative.metagan.metagan import metagan
 from lml_jax.generative.vaml import images
@@ -125,6 +126,30 @@ def stream():
     return jax.tree.map(jnp.asarray, made)
 
 
+class Arrived(NamedTuple):
+    """What a move is given of a task: data, so that no program draws it anew."""
+
+    episodes: Any
+    train: Any
+    test: Any
+
+
+@cache
+def arrived():
+    """Of each task, stacked: [TASKS, ...]."""
+    tasks = stream()
+    with jax.ensure_compile_time_eval():  # whoever asks first may be traced
+        parts = [
+            Arrived(tasks.episodes(i, jax.random.key(i)), tasks.train(i), tasks.test(i))
+            for i in range(TASKS)
+        ]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+
+
+def task_of(i):
+    return jax.tree.map(lambda leaf: leaf[i], arrived())
+
+
 def context(name):
     entry = lifelong_learners[name]
     plan = for_learner(resolve(TINY), name, defaults=entry.defaults, options=entry.options)
@@ -135,38 +160,36 @@ def lifelong(name):
     """One update on the next task, its end, and what is recalled and predicted then."""
     entry, c = context(name)
     learner = entry.make(c)
-    tasks = stream()
 
     def move(state, key):
-        i = state.finished
-        state, metrics = learner.step(state, tasks.episodes(i, key), key)
-        state = learner.end_task(state, tasks.train(i), key)
-        support = jax.tree.map(lambda leaf: leaf[0], tasks.episodes(i, key).support)
-        x = tasks.test(i).x
+        task = task_of(state.finished)
+        state, metrics = learner.step(state, task.episodes, key)
+        state = learner.end_task(state, task.train, key)
+        support = jax.tree.map(lambda leaf: leaf[0], task.episodes.support)
+        x = task.test.x
         few, many = (learner.recall(state, part, key) for part in (x[:2], x))
         again = learner.predict(state, support, x[:2], key)
         of_support = learner.predict(state, support, x, key)
         shown = {"few": (few, again), "many": (many[:2], of_support[:2])}
         return state, {**shown, "bad_step": metrics["bad_step"], "loss": metrics["loss"]}
 
-    return Subject(lambda key: learner.init(key, tasks.train(0).x), move)
+    return Subject(lambda key: learner.init(key, task_of(0).train.x), move)
 
 
 def generator(make):
     """One update on the next task, its end where there is one, and samples."""
-    tasks = stream()
     of = make()
 
     def move(state, key):
-        i = jnp.minimum(state.step, TASKS - 1)
-        state, metrics = of.step(state, tasks.episodes(i, key), key)
+        task = task_of(jnp.minimum(state.step, TASKS - 1))
+        state, metrics = of.step(state, task.episodes, key)
         if isinstance(of, StreamGenerator):
-            state = of.end_task(state, tasks.train(i), key)
-        support = jax.tree.map(lambda leaf: leaf[0], tasks.episodes(i, key).support)
+            state = of.end_task(state, task.train, key)
+        support = jax.tree.map(lambda leaf: leaf[0], task.episodes.support)
         made = of.sample(state, of.encode(state, support, key), key, n=4)
         return state, {"samples": made.x, "labels": made.y, "bad_step": metrics["bad_step"]}
 
-    return Subject(lambda key: of.init(key, tasks.train(0).x), move)
+    return Subject(lambda key: of.init(key, task_of(0).train.x), move)
 
 
 def of_learner(name):
@@ -293,7 +316,7 @@ def test_the_second_call_compiles_nothing(run):
 def test_a_donated_state_is_used_and_nothing_else_is(run):
     leaves = [leaf for leaf in jax.tree.leaves(run.donated) if leaf.size]
     assert all(leaf.is_deleted() for leaf in leaves)
-    kept = jax.tree.leaves((stream(), run.state, run.once))
+    kept = jax.tree.leaves((arrived(), run.state, run.once))
     assert not any(leaf.is_deleted() for leaf in kept if isinstance(leaf, jax.Array))
 
 

@@ -80,9 +80,9 @@ def test_the_entries_run_from_the_experiments(names, tmp_path):
         data="blobs", steps=2, meta_batch=1, past_batch=4, width=8, from_scratch=True, net="mlp",
         test_per_class=5, shots=2, queries=2,
     )  # fmt: skip
-    result = run_lifelong(settings, tmp_path / "run", learners=("er",), progress=False)
+    result = run_lifelong(settings, tmp_path / "run", learners=("my-er",), progress=False)
     (record,) = result["runs"]
-    assert record["learner"] == "er"
+    assert record["learner"] == "my-er"
     assert len(record["R"]) == 4
     assert set(record["label_names"]) <= {f"blob {c}" for c in range(12)}
     assert "my-sine" in registry.recipes

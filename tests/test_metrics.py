@@ -214,3 +214,82 @@ def test_to_json():
     back = json.loads(json.dumps(metrics.to_json(metrics.summary(R)), allow_nan=False))
     assert back["intransigence"] is None
     assert back["acc"] == pytest.approx(0.8)
+
+
+# --- the definitions of others, computed plainly --------------------------------------------------
+
+
+def of_gem(R):
+    """As the code of GEM prints them: everything is divided by T."""
+    T = R.shape[1]
+    bwt = [R[T, t] - R[t + 1, t] for t in range(T)]
+    fwt = [0.0] + [R[t, t] - R[0, t] for t in range(1, T)]
+    diagonal = [R[t + 1, t] for t in range(T)]
+    return {
+        "acc": sum(R[T]) / T, "bwt": sum(bwt) / T, "fwt": sum(fwt) / T, "la": sum(diagonal) / T,
+    }  # fmt: skip
+
+
+def of_chaudhry(R):
+    """F_T of the 2018 paper."""
+    T = R.shape[1]
+    each = []
+    for j in range(T - 1):
+        best = -np.inf
+        for row in range(1, T):  # all but the last
+            best = max(best, R[row, j])
+        each.append(best - R[T, j])
+    return sum(each) / (T - 1)
+
+
+def of_avalanche(R):
+    """Forgetting and backward transfer of a stream: of what was learned first against now."""
+    T = R.shape[1]
+    first = {j: R[j + 1, j] for j in range(T)}
+    forgotten = [first[j] - R[T, j] for j in range(T - 1)]
+    return {"forgetting": sum(forgotten) / len(forgotten), "bwt": -sum(forgotten) / len(forgotten)}
+
+
+def of_mammoth(R):
+    """From the rows of the tasks seen so far, the missing ones 0; forgetting over all rows."""
+    T = R.shape[1]
+    rows = [list(R[i + 1, : i + 1]) + [0.0] * (T - i - 1) for i in range(T)]
+    bwt = [rows[-1][i] - rows[i][i] for i in range(T - 1)]
+    fwt = [R[i, i] - R[0, i] for i in range(1, T)]
+    fell = [max(row[i] for row in rows) - rows[-1][i] for i in range(T - 1)]
+    return {"bwt": sum(bwt) / (T - 1), "fwt": sum(fwt) / (T - 1), "forgetting": sum(fell) / (T - 1)}
+
+
+def test_the_definitions_of_gem_chaudhry_avalanche_and_mammoth():
+    rng = np.random.default_rng(0)
+    differ = 0
+    for _ in range(200):
+        T = int(rng.integers(2, 12))
+        R = rng.uniform(size=(T + 1, T))
+        gem, avalanche, mammoth = of_gem(R), of_avalanche(R), of_mammoth(R)
+        got = {
+            "acc": metrics.average_accuracy(R),
+            "bwt": metrics.backward_transfer(R, over="T"),
+            "fwt": metrics.forward_transfer(R, over="T"),
+            "la": metrics.learning_accuracy(R),
+        }
+        assert got == pytest.approx(gem, abs=1e-12)
+        forgetting = metrics.forgetting(R)
+        assert forgetting == pytest.approx(of_chaudhry(R), abs=1e-12)
+        first = metrics.forgetting(R, best="first")
+        assert first == pytest.approx(avalanche["forgetting"], abs=1e-12)
+        assert metrics.backward_transfer(R) == pytest.approx(avalanche["bwt"], abs=1e-12)
+        assert metrics.backward_transfer(R) == pytest.approx(mammoth["bwt"], abs=1e-12)
+        assert metrics.forward_transfer(R) == pytest.approx(mammoth["fwt"], abs=1e-12)
+        never_negative = metrics.forgetting(R, best="any")
+        assert never_negative == pytest.approx(mammoth["forgetting"], abs=1e-12)
+        assert never_negative >= 0
+        differ += abs(forgetting - never_negative) > 1e-6
+    assert differ > 100
+
+
+def test_definitions_that_do_not_exist():
+    with pytest.raises(ValueError, match="best must be 'before', 'any' or 'first'; got 'last'"):
+        metrics.forgetting(R, best="last")
+    with pytest.raises(ValueError, match="over must be 'T-1' or 'T'; got 'all'"):
+        metrics.forward_transfer(R, over="all")

@@ -25,7 +25,7 @@ from lml_jax.data.synthetic import sinusoids
 from lml_jax.experiments.fewshot.build import learner_of, loss_of, network_of
 from lml_jax.experiments.fewshot.learners import embeddings
 from lml_jax.experiments.fewshot.settings import FewShot, Plan, resolve
-from lml_jax.experiments.lifelong.learners import lifelong_learners
+from lml_jax.experiments.lifelong.learners import FAMILIES
 from lml_jax.experiments.metagan import MetaGan, with_generator
 from lml_jax.generative.vaml.images import mlp_parts, vaml
 from lml_jax.generative.vaml.regression import vaml_regression
@@ -125,7 +125,7 @@ def cases(tiny: bool) -> Iterator[Case]:
     yield metagan(tiny)
     yield images_vaml(tiny)
     # Of the MLP: these share the network, not the conv4 of the two above.
-    for name in lifelong_learners:
+    for name in FAMILIES:
         yield lifelong(name, tiny)
     for name in ("gemcl", "matching", "reptile", "fomaml", "meta-sgd", "maml++"):
         yield few_shot(name, tiny)

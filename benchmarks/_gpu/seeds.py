@@ -9,7 +9,8 @@ from _gpu.common import Run, computing, omniglot_or_not
 
 from lml_jax.data.stream import Stream
 from lml_jax.experiments.lifelong import streams
-from lml_jax.experiments.lifelong.learners import Context, context_of, lifelong_learners
+from lml_jax.experiments.lifelong.entries import Context, context_of
+from lml_jax.experiments.lifelong.learners import lifelong_learners
 from lml_jax.experiments.lifelong.settings import Lifelong, for_learner, resolve
 from lml_jax.lifelong.program import Program, program
 from lml_jax.types import LifelongLearner

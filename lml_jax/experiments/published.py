@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lml_jax.checks import known
 from lml_jax.experiments.augmentation import AUGMENTATION, Augmentation
@@ -20,27 +20,14 @@ from lml_jax.experiments.lifelong.ablation import (
     arms_of,
     generators,
 )
+from lml_jax.experiments.lifelong.comparison import recipes as comparison_recipes
 from lml_jax.experiments.lifelong.settings import Lifelong
 from lml_jax.experiments.metagan import METAGAN, MetaGan
+from lml_jax.experiments.one_pass import recipes as one_pass_recipes
+from lml_jax.experiments.recipe import Recipe
 from lml_jax.experiments.runner import Report, over_seeds
 from lml_jax.experiments.vaml import SINE as VAML_SINE
 from lml_jax.experiments.vaml import VAML, Vaml
-
-
-class Recipe(NamedTuple):
-    """A published protocol.
-
-    Attributes:
-        about: what is run.
-        published: what it is compared with.
-        settings: of the protocol.
-        run: settings -> (folder, resume=False) -> a report to print.
-    """
-
-    about: str
-    published: str
-    settings: Any
-    run: Callable[[Any], Report]
 
 
 def few_shot(*, seeds: int = 1, minutes: float | None = None) -> Callable[[FewShot], Report]:
@@ -235,6 +222,8 @@ recipes: dict[str, Recipe] = {
         "no published value; target: forgetting with align below half of that without",
         ALPHABETS, arms({f"{kind}-{retention}": Arm(f"lifelong-{kind}", {"retention":
         retention}) for kind in ("gan", "vaml") for retention in ("align", "none")})),
+    **one_pass_recipes,
+    **comparison_recipes,
 }
 # fmt: on
 
@@ -244,22 +233,44 @@ def catalogue() -> str:
     return "\n".join(f"{name}\n    {r.about}\n    {r.published}" for name, r in recipes.items())
 
 
-def reproduce(name: str, out: Path, *, data_dir: str | None = None, resume: bool = False) -> str:
+def reproduce(
+    name: str,
+    out: Path,
+    *,
+    data_dir: str | None = None,
+    quick: bool = False,
+    resume: bool = False,
+) -> str:
     """Run a recipe into `out`, or resume it there, and report it with its published value.
 
     Args:
         name: of an entry in `recipes`.
         out: a folder that is absent or empty; with `resume`, also that of an interrupted run.
         data_dir: folder of prepared data, in place of that of the settings.
+        quick: a smaller protocol that takes minutes; the report says what was modified.
         resume: continue an interrupted run.
 
     Raises:
-        ValueError: for an unknown recipe.
+        ValueError: for an unknown recipe, or `quick` of one that has no such settings.
     """
     recipe = recipes[known(name, recipes, what="recipe")]
-    settings = recipe.settings if data_dir is None else from_folder(recipe.settings, data_dir)
+    settings, note = recipe.settings, ""
+    if quick:
+        if recipe.quick is None:
+            having = ", ".join(other for other, found in recipes.items() if found.quick is not None)
+            raise ValueError(f"{name} has no quick settings, expected one of {having}")
+        settings, note = recipe.quick, modified(recipe)
+    settings = settings if data_dir is None else from_folder(settings, data_dir)
     report = recipe.run(settings)(Path(out), resume=resume)
-    return f"{report}\n\npublished: {recipe.published}"
+    return f"{report}\n\n{note}published: {recipe.published}"
+
+
+def modified(recipe: Recipe) -> str:
+    """What the quick settings of a recipe change, as a line of its report."""
+    full, quick = vars(recipe.settings), vars(recipe.quick)
+    changes = [f"{key} = {value!r} ({full[key]!r})" for key, value in quick.items()
+               if value != full[key]]  # fmt: skip
+    return f"modified, the protocol's values in brackets: {', '.join(changes)}\n"
 
 
 def from_folder(settings: Any, data_dir: str) -> Any:

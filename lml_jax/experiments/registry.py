@@ -16,10 +16,10 @@ from lml_jax.experiments.datasets import datasets as datasets
 from lml_jax.experiments.fewshot.learners import FewShotContext as FewShotContext
 from lml_jax.experiments.fewshot.learners import FewShotEntry as FewShotEntry
 from lml_jax.experiments.fewshot.learners import few_shot_learners as few_shot_learners
-from lml_jax.experiments.lifelong.learners import Context as Context
-from lml_jax.experiments.lifelong.learners import LifelongEntry as LifelongEntry
+from lml_jax.experiments.lifelong.entries import Context as Context
+from lml_jax.experiments.lifelong.entries import LifelongEntry as LifelongEntry
 from lml_jax.experiments.lifelong.learners import lifelong_learners as lifelong_learners
 from lml_jax.experiments.networks import NetworkEntry as NetworkEntry
 from lml_jax.experiments.networks import networks as networks
-from lml_jax.experiments.published import Recipe as Recipe
 from lml_jax.experiments.published import recipes as recipes
+from lml_jax.experiments.recipe import Recipe as Recipe

@@ -20,7 +20,7 @@ class Drawn(NamedTuple):
 
 def stored(bank: MemoryBank, memory: PyTree) -> tuple[Batch, Array]:
     """Everything that a bank stores, weight 0 where a slot is empty, and the task of each."""
-    (x, y, task), valid = bank.contents(memory)
+    (x, y, *_, task), valid = bank.contents(memory)
     return Batch(x, y, valid.astype(jnp.float32)), task
 
 

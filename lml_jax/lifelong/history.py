@@ -14,12 +14,16 @@ REDUCTIONS: tuple[Reduction, ...] = ("normalised", "mean", "sum")
 
 
 class Draw(NamedTuple):
-    """Examples of past tasks: x [n, ...], y [n], task int [n], and what each counts, [n]."""
+    """Examples of past tasks: x [n, ...], y [n], task int [n], and what each counts, [n].
+
+    `more` are further fields [n, ...] that the bank stores of each example.
+    """
 
     x: Array
     y: Array
     task: Array
     weight: Array
+    more: tuple[Array, ...] = ()
 
     @property
     def batch(self) -> Batch:
@@ -84,7 +88,7 @@ def draw(
     """n examples from the bank, with replacement: of `task`, or of all that is stored.
 
     Args:
-        bank: of items (x, y, task).
+        bank: of items (x, y, *more, task).
         memory: its state.
         filler: images [m, ...] that stand where the bank has nothing to give, with weight 0: a
             network then never sees the zeros of an empty slot.
@@ -92,13 +96,13 @@ def draw(
         n: how many.
         task: int [], for a bank with `by_task`; None: any.
     """
-    (x, y, stored), counts = bank.sample(memory, key, n=n, group=task)
+    (x, y, *more, stored), counts = bank.sample(memory, key, n=n, group=task)
     counts = counts.astype(jnp.float32)
     turns = filler[jnp.arange(n) % filler.shape[0]]
     real = counts > 0
     x = jnp.where(real.reshape(-1, *[1] * (x.ndim - 1)), x, turns)
     y = jnp.where(real.reshape(-1, *[1] * (y.ndim - 1)), y, jnp.zeros_like(y))
-    return Draw(x, y, stored if task is None else jnp.full(n, task), counts)
+    return Draw(x, y, stored if task is None else jnp.full(n, task), counts, tuple(more))
 
 
 def estimate(

@@ -135,20 +135,20 @@ def _compiled(learner: LifelongLearner, score: Score) -> _Compiled:
     ) -> tuple[LifelongState, Array, Metrics]:
         key_batch, key_recall, key_learn = jax.random.split(key, 3)
         batch = stream.batch(t, key_batch)
-        right = _accuracy(learner, score, state, stream.batch(t), key_recall)
+        right = accuracy_of(learner, score, state, stream.batch(t), key_recall)
         state, metrics = learner.observe(state, batch, key_learn)
         return state, right, metrics
 
     def test(state: LifelongState, stream: Stream, key: Key) -> Array:
         tasks = jnp.arange(stream.tasks)
         keys = jax.random.split(key, stream.tasks)
-        of = partial(_accuracy, learner, score, state)
+        of = partial(accuracy_of, learner, score, state)
         return jnp.mean(jax.lax.map(lambda args: of(stream.test(args[0]), args[1]), (tasks, keys)))
 
     return _Compiled(jax.jit(observe, donate_argnums=0), jax.jit(test), jax.jit(learner.recall))
 
 
-def _accuracy(
+def accuracy_of(
     learner: LifelongLearner, score: Score, state: LifelongState, batch: Batch, key: Key
 ) -> Array:
     """The score of `recall`, in which classes not seen are wrong and not left out."""

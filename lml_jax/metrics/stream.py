@@ -60,41 +60,43 @@ def backward_transfer(R: ArrayLike, *, over: Literal["T-1", "T"] = "T-1") -> flo
         >>> backward_transfer(R), backward_transfer(R, over="T")
         (-0.5, -0.25)
     """
-    if over not in ("T-1", "T"):
-        raise ValueError(f"over must be 'T-1' or 'T'; got {over!r}")
+    _check_over(over)
     r = _matrix(R)
-    mean = _mean(_minus(r[-1, :-1], _learned(r)[:-1]))
-    return mean if over == "T-1" else mean * (r.shape[1] - 1) / r.shape[1]
+    return _over(_mean(_minus(r[-1, :-1], _learned(r)[:-1])), over, r.shape[1])
 
 
-def forward_transfer(R: ArrayLike) -> float:
+def forward_transfer(R: ArrayLike, *, over: Literal["T-1", "T"] = "T-1") -> float:
     """FWT: what earlier tasks did to the score on a task before it was learned.
 
-    FWT = 1/(T-1) sum_{i=2}^T (R_{i-1,i} - R_{0,i}).
+    FWT = 1/(T-1) sum_{i=2}^T (R_{i-1,i} - R_{0,i}); `over="T"` divides by T instead, as the code
+    of the paper's authors does.
 
     `R` [T + 1, T] -> float; NaN for T = 1, and where the classes of a task cannot be scored
     before they were seen (class-incremental streams, without support examples).
-    Raises: ValueError if `R` has another shape.
+    Raises: ValueError if `R` has another shape, or for another `over`.
     Source: Lopez-Paz and Ranzato, "Gradient Episodic Memory for Continual Learning", 2017.
 
     Example:
         >>> forward_transfer([[0.1, 0.25], [1.0, 0.5], [0.5, 0.75]])
         0.25
     """
+    _check_over(over)
     r = _matrix(R)
-    return _mean(_minus(np.diagonal(r)[1:], r[0, 1:]))
+    return _over(_mean(_minus(np.diagonal(r)[1:], r[0, 1:])), over, r.shape[1])
 
 
-def forgetting(R: ArrayLike) -> float:
+def forgetting(R: ArrayLike, *, best: Literal["before", "any", "first"] = "before") -> float:
     """F: how far the score on earlier tasks fell from the best it ever was.
 
-    F = 1/(T-1) sum_{j=1}^{T-1} ( max_{l in 1..T-1} R_{l,j} - R_{T,j} ).
+    F = 1/(T-1) sum_{j=1}^{T-1} ( max_{l in 1..T-1} R_{l,j} - R_{T,j} ), with `best="before"`, is
+    the paper's. Libraries take another best score: "any" is max_{l in j..T} R_{l,j}, so that F is
+    never negative (Mammoth); "first" is R_{j,j}, so that F = -BWT (Avalanche).
 
     `R` [T + 1, T] -> float in [-1, 1] for accuracies, negative where the last task helped; NaN
     for T = 1. As in the paper, l starts at 1 (the untrained row 0 is left out) and includes
     l < j, scores before task j was learned. Where those are undefined (classes not yet seen),
     nothing was there to forget and they are passed over; an undefined entry with l >= j gives NaN.
-    Raises: ValueError if `R` has another shape.
+    Raises: ValueError if `R` has another shape, or for another `best`.
     Source: Chaudhry, Dokania, Ajanthan and Torr, "Riemannian Walk for Incremental Learning:
     Understanding Forgetting and Intransigence", 2018.
 
@@ -103,7 +105,14 @@ def forgetting(R: ArrayLike) -> float:
         >>> forgetting(R), backward_transfer(R)
         (0.5, -0.25)
     """
+    if best not in ("before", "any", "first"):
+        raise ValueError(f"best must be 'before', 'any' or 'first'; got {best!r}")
     r = _matrix(R)
+    if best == "first":
+        return _mean(_minus(_learned(r)[:-1], r[-1, :-1]))
+    if best == "any":
+        since = np.where(np.triu(np.ones_like(r[1:]), k=1) > 0, -np.inf, r[1:])
+        return _mean(_minus(np.max(since, axis=0), r[-1])[:-1])
     past = r[1:-1, :-1]
     candidates = np.where(np.isnan(np.triu(past, k=1)), -np.inf, past)  # triu, k=1: l < j
     # The initial value serves T = 1, where no row is left; it never wins otherwise.
@@ -202,6 +211,16 @@ def _matrix(R: ArrayLike, *, name: str = "R") -> NDArray[np.float64]:
     if r.ndim != 2 or r.shape[1] < 1 or r.shape[0] != r.shape[1] + 1:
         raise ValueError(f"{name} must have shape [T + 1, T] (row 0: untrained); got {r.shape}")
     return r
+
+
+def _check_over(over: str) -> None:
+    if over not in ("T-1", "T"):
+        raise ValueError(f"over must be 'T-1' or 'T'; got {over!r}")
+
+
+def _over(mean: float, over: str, tasks: int) -> float:
+    """A mean over T - 1 tasks as a sum over them divided by T - 1 or T."""
+    return mean if over == "T-1" else mean * (tasks - 1) / tasks
 
 
 def _learned(r: NDArray[np.float64]) -> NDArray[np.float64]:

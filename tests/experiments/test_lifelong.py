@@ -10,7 +10,8 @@ import pytest
 
 from lml_jax.experiments.lifelong import ablation, pretrain
 from lml_jax.experiments.lifelong.ablation import HISTORY, arms_of, paired
-from lml_jax.experiments.lifelong.learners import LifelongEntry, classifier_of, lifelong_learners
+from lml_jax.experiments.lifelong.entries import LifelongEntry, classifier_of
+from lml_jax.experiments.lifelong.learners import FAMILIES, lifelong_learners
 from lml_jax.experiments.lifelong.run import run_lifelong
 from lml_jax.experiments.lifelong.settings import Lifelong, for_learner, resolve
 from lml_jax.experiments.lifelong.streams import background_of, load, stream_of
@@ -94,7 +95,7 @@ def test_every_learner_on_features(cache, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # generators after two updates
         result = run_lifelong(SMALL, tmp_path / "run", progress=False)
-    assert [run["learner"] for run in result["runs"]] == list(lifelong_learners)
+    assert [run["learner"] for run in result["runs"]] == list(FAMILIES)
     for run in result["runs"]:
         assert run["start"] == "features"
         assert run["config"]["net"] is None

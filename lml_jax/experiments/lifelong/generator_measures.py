@@ -9,7 +9,7 @@ import numpy as np
 
 from lml_jax import metrics, plots
 from lml_jax.data.stream import Stream
-from lml_jax.experiments.lifelong.learners import Context
+from lml_jax.experiments.lifelong.entries import Context
 from lml_jax.experiments.record import Record
 from lml_jax.experiments.runner import Place
 from lml_jax.lifelong.results import StreamRun

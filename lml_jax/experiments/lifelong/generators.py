@@ -20,7 +20,7 @@ from lml_jax.pixels import check_range
 from lml_jax.types import Batch, Key, Metrics, StreamGenerator, Task
 
 if TYPE_CHECKING:
-    from lml_jax.experiments.lifelong.learners import Context
+    from lml_jax.experiments.lifelong.entries import Context
     from lml_jax.experiments.lifelong.settings import Plan
 
 

@@ -18,7 +18,7 @@ from lml_jax.data._cache import cache_dir
 from lml_jax.data.episodes import episodes
 from lml_jax.execution import NetKind, execution
 from lml_jax.experiments.fewshot.embedding import embed
-from lml_jax.experiments.lifelong.learners import Start, classifier_of, embedding_of
+from lml_jax.experiments.lifelong.entries import Start, classifier_of, embedding_of
 from lml_jax.experiments.lifelong.settings import Plan
 from lml_jax.experiments.lifelong.streams import StreamData
 from lml_jax.experiments.networks import networks

@@ -13,14 +13,9 @@ from tqdm import tqdm
 from lml_jax.checkpoint import Keeper
 from lml_jax.checks import known
 from lml_jax.experiments.datasets import made_of
+from lml_jax.experiments.lifelong.entries import Context, LifelongEntry, Make, context_of
 from lml_jax.experiments.lifelong.generator_measures import measurements
-from lml_jax.experiments.lifelong.learners import (
-    Context,
-    LifelongEntry,
-    Make,
-    context_of,
-    lifelong_learners,
-)
+from lml_jax.experiments.lifelong.learners import FAMILIES, lifelong_learners
 from lml_jax.experiments.lifelong.pretrain import features_of, on_features, parameters_of
 from lml_jax.experiments.lifelong.report import record_of, with_reference, write_figures
 from lml_jax.experiments.lifelong.settings import (
@@ -59,7 +54,7 @@ def run_lifelong(
     settings: Lifelong,
     out: str | Path,
     *,
-    learners: Learners = tuple(lifelong_learners),
+    learners: Learners = FAMILIES,
     seeds: Sequence[int] = (0,),
     resume: bool = False,
     save_every: float = 60.0,
