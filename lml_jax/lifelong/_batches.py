@@ -207,7 +207,9 @@ def batch_learner(
             return state
         more = method.extra(params, losses.fill_padding(batch).x)
         items = (batch.x, as_stored(batch.y), *more, _task_of(state, batch))
-        counts = losses.labelled(batch) > 0
+        # Stored after the update was accepted, so that the bank is read before it is written: XLA
+        # copies a bank for which it may do both in any order.
+        counts = (losses.labelled(batch) > 0) & (state.train.bad_step < 0)
         return state._replace(memory=bank.insert(state.memory, items, key, counts))
 
     def end_task(state: LifelongState, batch: Batch, key: Key) -> LifelongState:
@@ -218,7 +220,7 @@ def batch_learner(
         filled = losses.fill_padding(batch)
         own = method.finish(params, given_of(state, filled, _task_of(state, batch)), key_own)
         # A copy: what is donated may not hold a buffer twice, and these may be the parameters.
-        return finished_after(state._replace(own=train.copy(own)), space)
+        return finished_after(state._replace(own=train.copy(own)), space, batch)
 
     def recall(state: LifelongState, x: Array, key: Key) -> Array:
         return outputs_of(learner, state.train.params, x)

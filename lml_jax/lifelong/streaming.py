@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 
 from lml_jax import losses, train
@@ -67,7 +68,7 @@ def streaming(learner: Learner, space: LabelSpace) -> LifelongLearner:
     def init(key: Key, x: Array, params: Params | None = None) -> LifelongState:
         params = learner.init(key, x) if params is None else params
         zero = jnp.zeros((), jnp.int32)
-        state = TrainState(params, (), zero, jnp.full((), -1, jnp.int32))
+        state = train.init_state(params, optax.identity())
         fast = start(learner, params, x)
         # In buffers of its own: the state may be donated, what it was made from is used again.
         return train.copy(LifelongState(state, space.initial, zero, (), fast))
@@ -114,7 +115,7 @@ def streaming(learner: Learner, space: LabelSpace) -> LifelongLearner:
 
     def end_task(state: LifelongState, batch: Batch, key: Key) -> LifelongState:
         check_finished(state, space)
-        return finished_after(learned(state, batch, key)[0], space)
+        return finished_after(learned(state, batch, key)[0], space, batch)
 
     def recall(state: LifelongState, x: Array, key: Key) -> Array:
         return learner.predict(state.train.params, state.own, x)

@@ -11,6 +11,7 @@ import pytest
 from lml_jax import memory, nets
 from lml_jax.learners.maml import maml
 from lml_jax.learners.protonet import protonet
+from lml_jax.lifelong.er import er
 from lml_jax.lifelong.joint import joint
 from lml_jax.lifelong.label_space import LabelSpace
 from lml_jax.lifelong.lifelong_maml import lifelong_maml
@@ -25,6 +26,7 @@ BATCH = Batch(jnp.ones((6, SIDE, SIDE), jnp.uint8), jnp.arange(6) % CLASSES)
 
 LEARNERS = {
     "maml": lambda: lifelong_maml(DESCENT, TX, SPACE, bank=memory.reservoir(SLOTS)),
+    "er": lambda: er(DESCENT, TX, SPACE, bank=memory.reservoir(SLOTS)),
     "joint": lambda: joint(DESCENT, TX, SPACE, capacity=SLOTS // 2),
     "memory": lambda: memory_learner(
         protonet(nets.mlp([8], 4), classes=CLASSES), TX, SPACE,
