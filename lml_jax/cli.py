@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from lml_jax.experiments import published
 from lml_jax.experiments.choices import literals, several_of
 from lml_jax.experiments.fewshot import run as few
 from lml_jax.experiments.fewshot.settings import FewShot
+from lml_jax.experiments.kept import commands as kept
 from lml_jax.experiments.lifelong import report
 from lml_jax.experiments.lifelong.run import run_lifelong
 from lml_jax.experiments.lifelong.settings import Lifelong
@@ -95,6 +97,16 @@ def reproduce(
     show(published.reproduce(recipe, folder, data_dir=data_dir, resume=resume))
 
 
+def shown(command: Callable[..., str]) -> Callable[..., None]:
+    """A command whose report is printed."""
+
+    @wraps(command)
+    def run(*args: Any, **options: Any) -> None:
+        show(command(*args, **options))
+
+    return run
+
+
 def show(text: str) -> None:
     """Print; characters that the output cannot encode are replaced, so that no result is lost."""
     encoding = sys.stdout.encoding or "utf-8"
@@ -114,6 +126,7 @@ def main() -> None:
         "lifelong": lifelong,
         "fewshot": fewshot,
         "reproduce": reproduce,
+        **{name: shown(getattr(kept, name)) for name in ("teach", "ask", "show", "export")},
     }
     try:
         with literals():

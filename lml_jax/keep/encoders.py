@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from lml_jax import heads, nets
 from lml_jax.checks import known
@@ -47,7 +48,7 @@ def encoder(
     name: str,
     params: Params,
     *,
-    mean: Array | None = None,
+    mean: ArrayLike | None = None,
     scale: float = 1.0,
     **options: Any,
 ) -> Encoder:
@@ -74,7 +75,7 @@ def encoder(
 
 
 def own_encoder(
-    apply: Apply, params: Params, *, mean: Array | None = None, scale: float = 1.0
+    apply: Apply, params: Params, *, mean: ArrayLike | None = None, scale: float = 1.0
 ) -> Encoder:
     """An encoder of any function; `load` is given the function again.
 
@@ -157,7 +158,7 @@ def options_of(given: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted((str(key), _hashable(value)) for key, value in given.items()))
 
 
-def _standardised(params: Params, mean: Array | None, scale: float) -> Params:
+def _standardised(params: Params, mean: ArrayLike | None, scale: float) -> Params:
     if not scale > 0:
         raise ValueError(f"scale must be above 0, got {scale}")
     zero = jnp.zeros(()) if mean is None else jnp.asarray(mean, jnp.float32)

@@ -193,4 +193,5 @@ def _with_head(params: Params, head_params: Params, name: str) -> Params:
             f"the parameters of the head {name!r} are {own}, got "
             f"{jax.tree.map(jnp.shape, head_params)}"
         )
-    return {**params, "head": jax.tree.map(jnp.asarray, head_params)}
+    taken = {**params, "head": jax.tree.map(jnp.asarray, head_params)}
+    return taken | ({"relative": jnp.zeros(())} if "relative" in params else {})

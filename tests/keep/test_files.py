@@ -87,7 +87,7 @@ def test_memory_is_bounded_by_the_size_of_the_file(tmp_path):
     path = tmp_path / "bad.kept"
     large = npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,)}")
     refused(path, archive({"description.npy": large}))
-    zeros = npy("{'descr': '|u1', 'fortran_order': False, 'shape': (300000000,)}", bytes(3 * 10**8))
+    zeros = npy("{'descr': '|u1', 'fortran_order': False, 'shape': (30000000,)}", bytes(3 * 10**7))
     refused(path, archive({"description.npy": zeros}, compression=zipfile.ZIP_DEFLATED))
     refused(path, archive({"description.npy": npy("{'descr': '|O', 'shape': (1,)}")}))
     refused(path, archive({"description.npy": npy("__import__('os').getpid()")}))
@@ -180,12 +180,10 @@ for i in range(10**6):
 
 def test_a_process_killed_while_it_saves_leaves_a_whole_file(tmp_path):
     path = keep.save(tmp_path / "mine.kept", learner())
-    for delay in (0.05, 0.3):
-        process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(path)], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout.readline() == "loaded\n"
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert keep.load(path).examples >= 40
+    command = [sys.executable, "-c", SCRIPT, str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "loaded\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert keep.load(path).examples >= 40
