@@ -1,5 +1,6 @@
 """What a kept learner does with features, as pure functions: the heads by name."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple, Protocol
 
@@ -66,6 +67,8 @@ class Rule(NamedTuple):
         grow: room for more classes.
         unlearn: the inverse of `learn`, or None: then held-out examples are never learned.
         forget: removes a class exactly, or None.
+        about: what a file says of a rule that is no head, pairs.
+        resized: the rule for so many classes, whose `grow` then makes room; None: this one.
     """
 
     name: str
@@ -76,7 +79,8 @@ class Rule(NamedTuple):
     grow: RuleGrow
     unlearn: RuleLearn | None = None
     forget: RuleForget | None = None
-    about: tuple[tuple[str, Any], ...] = ()  # what a file says of it, where it is no head
+    about: tuple[tuple[str, Any], ...] = ()
+    resized: Callable[[int], "Rule"] | None = None
 
 
 @cache  # one rule per head, so that what is compiled for it serves every learner

@@ -15,6 +15,7 @@ from lml_jax.atomic_write import replacing
 from lml_jax.data.folder import Unreadable, class_files, image_files, readable
 from lml_jax.experiments import own_data
 from lml_jax.experiments.choices import one_of
+from lml_jax.experiments.kept.lifelong import rules
 from lml_jax.experiments.kept.start import Begin, default_begin, few_shot_begin, mostly_bright
 from lml_jax.heads import HEADS
 from lml_jax.keep.asking import held_out_logits
@@ -59,7 +60,7 @@ def teach(
                     f"{kept} exists, and keeps its encoder, its head and how it reads images: "
                     "give encoder, head and invert with a new file"
                 )
-            learner = keep.load(kept)
+            learner = _load(kept)
         else:
             learner = _new(folder, data, encoder, head, invert, start_steps)
         taught = keep.ready(
@@ -92,7 +93,7 @@ def ask(
         reject: answer "none of these" for images of no class that the learner knows.
         threshold: the probability of being of a known class below which an image is rejected.
     """
-    learner = keep.load(kept)
+    learner = _load(kept)
     if not images:
         raise ValueError("nothing to ask: expected image files or folders")
     answers = keep.ask_files(learner, image_files(images), reject=threshold if reject else None)
@@ -115,7 +116,7 @@ def show(kept: File, *, figure: Path | None = None) -> str:
         kept: file of the learner.
         figure: write which classes are taken for which; KEPT.png by default.
     """
-    learner = keep.ready(keep.load(kept))
+    learner = keep.ready(_load(kept))
     y = learner.held_out.y
     counts = np.bincount(learner.marks.y, minlength=len(learner.names))
     lines = [
@@ -153,7 +154,7 @@ def export(kept: File, *, out: Path | None = None) -> str:
         out: KEPT.stablehlo by default; what it answers is in OUT.json.
     """
     path = out or kept.with_name(f"{kept.name}.stablehlo")
-    exported(path, keep.load(kept))
+    exported(path, _load(kept))
     return f"{path} is {_size(path)}; {path}.json says what it takes and answers"
 
 
@@ -191,6 +192,10 @@ def _new(
         head_params=own,
         origin=begin.origin,
     )
+
+
+def _load(path: Path) -> keep.Kept:
+    return keep.load(path, rules=rules())
 
 
 def _loaded(source: str) -> Dataset:

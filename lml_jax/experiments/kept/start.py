@@ -2,19 +2,23 @@
 
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from lml_jax import keep, storage
 from lml_jax.data.images import Channels, Pixels
-from lml_jax.experiments.fewshot.settings import FewShot, Resolved, resolve
+from lml_jax.experiments.fewshot import settings as few_shot
 from lml_jax.experiments.lifelong import pretrain
 from lml_jax.experiments.lifelong import settings as lifelong
+from lml_jax.experiments.lifelong.pretrain import FrozenEmbedding
+from lml_jax.experiments.lifelong.settings import Plan
 from lml_jax.experiments.lifelong.streams import background_of
 from lml_jax.experiments.record import Record, read_metrics
 from lml_jax.experiments.runner import Place
+from lml_jax.keep.encoders import ANY
+from lml_jax.pixels import Span
 from lml_jax.types import Params
 
 DEFAULT_HEAD = "lda"
@@ -42,11 +46,23 @@ def default_begin(*, steps: int = 500, progress: bool = True) -> Begin:
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder), progress=progress)
         found = pretrain.embedding_of_start(plan, background_of(plan), place)
-    made = keep.encoder(
-        plan.settings.start_net, found.params, mean=found.mean, scale=float(found.scale)
-    )
+    made = encoder_of(plan, found)
     origin = {"meta-trained on": "glyphs", **found.about}
     return Begin(made, Pixels(strict=True), DEFAULT_HEAD, None, origin)
+
+
+def encoder_of(plan: Plan, found: FrozenEmbedding, *, clip: Span = ANY) -> keep.Encoder:
+    """The embedding of lifelong runs as an encoder; of an unregistered network, its function."""
+    s = plan.settings
+    options: dict[str, dict[str, Any]] = {
+        "convnet": {},
+        "conv4": {"norm": "group", "pool": True},
+        "mlp": {"hidden": (s.width, s.width), "features": 64},
+    }
+    given: dict[str, Any] = {"mean": found.mean, "scale": float(found.scale), "clip": clip}
+    if s.start_net not in options:
+        return keep.own_encoder(found.net.apply, found.params, **given)
+    return keep.encoder(s.start_net, found.params, **given, **options[s.start_net])
 
 
 def few_shot_begin(path: str | Path) -> Begin:
@@ -68,20 +84,31 @@ def few_shot_begin(path: str | Path) -> Begin:
             f"there is no metrics.json beside {path}: expected the folder of a `lml-jax fewshot` "
             "run, which says how the parameters were made"
         )
-    fields = {name: config[name] for name in Resolved.__dataclass_fields__ if name in config}
+    fields = {
+        name: config[name] for name in few_shot.Resolved.__dataclass_fields__ if name in config
+    }
     # The data need not be there any more: only the network and the learner matter.
-    plan = resolve(FewShot(**{**fields, "data": "glyphs", "data_dir": None}))
+    plan = few_shot.resolve(few_shot.FewShot(**{**fields, "data": "glyphs", "data_dir": None}))
+    origin = {"few-shot run": str(path), "learner": config["learner"], "data": config["data"]}
+    return begin_of(plan, params, origin)
+
+
+def begin_of(plan: few_shot.Plan, params: Params, origin: Record) -> Begin:
+    """The embedding of the parameters that a few-shot run has trained.
+
+    Raises:
+        ValueError: for a learner without an embedding.
+    """
     s = plan.settings
     if not plan.entry.embedding:
         raise ValueError(
-            f"{path} holds the learner {s.learner!r}, which has no embedding; expected one of "
-            "protonet, matching or gemcl"
+            f"{origin['few-shot run']} holds the learner {s.learner!r}, which has no embedding; "
+            "expected one of protonet, matching or gemcl"
         )
     norm = "group" if s.batch_statistics == "group" else "transductive"
     made = keep.encoder("conv4", params["net"], filters=s.filters, pool=True, norm=norm)
     head = HEAD_OF.get(s.learner, DEFAULT_HEAD)
     own = params["head"] if s.learner in HEAD_OF else None
-    origin = {"few-shot run": str(path), "learner": s.learner, "data": config["data"]}
     pixels = Pixels((s.size, s.size), _channels(params["net"]), strict=True)
     return Begin(made, pixels, head, own, origin)
 

@@ -33,17 +33,6 @@ _RATE = 1e-3  # of Adam, falling to 0 along a cosine
 _SCALED_BY = 2000  # background images that give the scale of features
 
 
-class Features(NamedTuple):
-    """A frozen embedding f as features (f(x) - mean) / scale, of mean squared norm 1.
-
-    They are clipped to `span`, which holds 99.8 % of those of background images.
-    """
-
-    apply: Callable[[Dataset], Dataset]
-    span: tuple[float, float]
-    about: Record
-
-
 class FrozenEmbedding(NamedTuple):
     """A meta-trained embedding, and the features of background images.
 
@@ -55,6 +44,18 @@ class FrozenEmbedding(NamedTuple):
     mean: np.ndarray
     scale: float
     some: np.ndarray
+    about: Record
+
+
+class Features(NamedTuple):
+    """A frozen embedding f as features (f(x) - mean) / scale, of mean squared norm 1.
+
+    They are clipped to `span`, which holds 99.8 % of those of background images.
+    """
+
+    apply: Callable[[Dataset], Dataset]
+    embedding: FrozenEmbedding
+    span: tuple[float, float]
     about: Record
 
 
@@ -81,7 +82,8 @@ def embedding_of_start(plan: Plan, background: Dataset, place: Place) -> FrozenE
 
 def features_of(plan: Plan, background: Dataset, place: Place) -> Features:
     """The features of `embedding_of_start`."""
-    net, params, mean, scale, z, about = embedding_of_start(plan, background, place)
+    found = embedding_of_start(plan, background, place)
+    net, params, mean, scale, z, about = found
     low, high = np.quantile((z - mean) / scale, (0.001, 0.999)).tolist()
 
     def apply(data: Dataset) -> Dataset:
@@ -89,7 +91,7 @@ def features_of(plan: Plan, background: Dataset, place: Place) -> Features:
         scaled = (np.asarray(embedded.x) - mean) / scale
         return replace(embedded, x=np.clip(scaled, low, high))
 
-    return Features(apply, (low, high), about)
+    return Features(apply, found, (low, high), about)
 
 
 def on_features(data: StreamData, features: Features) -> StreamData:
