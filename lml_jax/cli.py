@@ -4,6 +4,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from lml_jax.experiments import published
 from lml_jax.experiments.choices import literals, several_of
 from lml_jax.experiments.fewshot import run as few
 from lml_jax.experiments.fewshot.settings import FewShot
+from lml_jax.experiments.kept import commands as kept
 from lml_jax.experiments.lifelong import report
 from lml_jax.experiments.lifelong.learners import FAMILIES
 from lml_jax.experiments.lifelong.run import run_lifelong
@@ -148,6 +150,16 @@ def warnings_at_the_end() -> Iterator[None]:
                 print(f"warning: {text}", file=sys.stderr)
 
 
+def shown(command: Callable[..., str]) -> Callable[..., None]:
+    """A command whose report is printed."""
+
+    @wraps(command)
+    def run(*args: Any, **options: Any) -> None:
+        show(command(*args, **options))
+
+    return run
+
+
 def show(text: str) -> None:
     """Print; characters that the output cannot encode are replaced, so that no result is lost."""
     encoding = sys.stdout.encoding or "utf-8"
@@ -168,6 +180,7 @@ def main() -> None:
         "fewshot": fewshot,
         "reproduce": reproduce,
         "report": page,
+        **{name: shown(getattr(kept, name)) for name in ("teach", "ask", "show", "export")},
     }
     try:
         keep_compiled_programs()

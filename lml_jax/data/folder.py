@@ -144,9 +144,11 @@ def image_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
 
 
 def readable(
-    found: Labelled, pixels: Pixels, *, unreadable: Unreadable = "skip"
+    found: Labelled, pixels: Pixels, *, unreadable: Unreadable = "skip", quiet: bool = False
 ) -> Iterator[tuple[np.ndarray, str]]:
     """(image, label) of the files that can be read, one at a time; a warning names the others.
+
+    `quiet`: without the warning.
 
     Raises:
         ValueError: for an unreadable file, with `unreadable` "refuse".
@@ -164,7 +166,7 @@ def readable(
             skipped.append(str(error))
             continue
         yield array, label
-    if skipped:
+    if skipped and not quiet:
         more = f", and {len(skipped) - 5} more" if len(skipped) > 5 else ""
         warnings.warn(f"skipped: {'; '.join(skipped[:5])}{more}", UserWarning, stacklevel=3)
 

@@ -10,6 +10,7 @@ from lml_jax.keep.calibration import Calibration as Calibration
 from lml_jax.keep.encoders import Encoder as Encoder
 from lml_jax.keep.encoders import encoder as encoder
 from lml_jax.keep.encoders import own_encoder as own_encoder
+from lml_jax.keep.export import exported as exported
 from lml_jax.keep.file import load as load
 from lml_jax.keep.file import save as save
 from lml_jax.keep.kept import Kept as Kept

@@ -33,7 +33,7 @@ class Calibration(NamedTuple):
     @property
     def rejects(self) -> bool:
         """Whether p(known) says anything."""
-        return np.isfinite(self.known[2])
+        return bool(np.isfinite(self.known[2]))
 
 
 def probabilities(logits: Array, temperature: Array, known: Array) -> tuple[Array, Array]:

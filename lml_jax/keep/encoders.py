@@ -1,5 +1,6 @@
 """Encoders of kept learners: registered architectures, features as they are, the user's own."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -8,33 +9,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from lml_jax import heads, nets
 from lml_jax.checks import known
 from lml_jax.losses import at_least_float32
+from lml_jax.pixels import Span, as_float
 from lml_jax.types import Apply, Net, Params
 
 OWN = "own"  # the name of an encoder that is not registered
+ANY = (-math.inf, math.inf)
 _PROBES = 8
 _TOLERANCE = 1e-2  # of the norm of the features: devices round differently
 
 # name -> (**options) -> a network without a head
 ENCODERS: dict[str, Callable[..., Net]] = {
     "identity": lambda: heads.identity,
+    "flat": lambda: Net(lambda key, x: {}, flat),
     "conv4": partial(nets.conv4, None),
     "convnet": partial(nets.convnet, None),
     "mlp": lambda hidden, features: nets.mlp(list(hidden), features),
 }
 
 
+def flat(params: Params, x: Array) -> Array:
+    """Pixels as they are, [n, H * W * channels]; of uint8 in 0..1."""
+    return as_float(x).reshape(x.shape[0], -1)
+
+
 class Encoder(NamedTuple):
-    """A frozen encoder z = (f(x) - mean) / scale.
+    """A frozen encoder z = (f(x) - mean) / scale, clipped to a range.
 
     Attributes:
         name: in `ENCODERS`, or "own".
         options: of the architecture, sorted pairs.
         apply: f, (params, x [n, ...]) -> [n, d].
-        params: {"net", "mean" [d], "scale" []}.
+        params: {"net", "mean" [1, d], "scale" [], "range" [2]}.
     """
 
     name: str
@@ -47,8 +57,9 @@ def encoder(
     name: str,
     params: Params,
     *,
-    mean: Array | None = None,
+    mean: ArrayLike | None = None,
     scale: float = 1.0,
+    clip: Span = ANY,
     **options: Any,
 ) -> Encoder:
     """An encoder of a registered architecture with given parameters.
@@ -58,6 +69,7 @@ def encoder(
         params: of the network; batch statistics are frozen in them, see `Net.freeze`.
         mean: [d], subtracted from the features; None for 0.
         scale: > 0, that they are divided by then.
+        clip: the range that they are clipped to.
         **options: of the architecture, as JSON can hold them: `filters`, `pool`, `norm` for conv4,
             `hidden`, `features` for mlp.
 
@@ -70,11 +82,16 @@ def encoder(
     """
     fixed = tuple(sorted((key, _hashable(value)) for key, value in options.items()))
     apply = network(name, fixed).apply
-    return Encoder(name, fixed, apply, _standardised(params, mean, scale))
+    return Encoder(name, fixed, apply, _standardised(params, mean, scale, clip))
 
 
 def own_encoder(
-    apply: Apply, params: Params, *, mean: Array | None = None, scale: float = 1.0
+    apply: Apply,
+    params: Params,
+    *,
+    mean: ArrayLike | None = None,
+    scale: float = 1.0,
+    clip: Span = ANY,
 ) -> Encoder:
     """An encoder of any function; `load` is given the function again.
 
@@ -83,12 +100,13 @@ def own_encoder(
         params: any pytree of arrays; it is saved.
         mean: as in `encoder`.
         scale: as in `encoder`.
+        clip: as in `encoder`.
 
     Example:
         >>> own_encoder(lambda params, x: x @ params, jnp.ones((3, 2))).name
         'own'
     """
-    return Encoder(OWN, (), apply, _standardised(params, mean, scale))
+    return Encoder(OWN, (), apply, _standardised(params, mean, scale, clip))
 
 
 @cache  # one network per architecture, so that what is compiled for it serves every learner
@@ -108,7 +126,8 @@ def network(name: str, options: tuple[tuple[str, Any], ...]) -> Net:
 def encode(apply: Apply, params: Params, x: Array) -> Array:
     """z [n, d] of examples x [n, ...]."""
     z = at_least_float32(apply(params["net"], x))
-    return (z - params["mean"]) / params["scale"]
+    z = (z - params["mean"]) / params["scale"]
+    return jnp.clip(z, params["range"][0], params["range"][1])
 
 
 def width_of(of: Encoder, shape: tuple[int, ...], dtype: str) -> int:
@@ -157,12 +176,16 @@ def options_of(given: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted((str(key), _hashable(value)) for key, value in given.items()))
 
 
-def _standardised(params: Params, mean: Array | None, scale: float) -> Params:
+def _standardised(params: Params, mean: ArrayLike | None, scale: float, clip: Span) -> Params:
     if not scale > 0:
         raise ValueError(f"scale must be above 0, got {scale}")
     zero = jnp.zeros(()) if mean is None else jnp.asarray(mean, jnp.float32)
-    return {"net": params, "mean": zero[None] if zero.ndim == 1 else zero[None, None],
-            "scale": jnp.full((), scale, jnp.float32)}  # fmt: skip
+    return {
+        "net": params,
+        "mean": zero[None] if zero.ndim == 1 else zero[None, None],
+        "scale": jnp.full((), scale, jnp.float32),
+        "range": jnp.array(clip, jnp.float32),
+    }
 
 
 def _hashable(value: Any) -> Any:

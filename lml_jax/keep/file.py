@@ -44,7 +44,7 @@ def save(path: str | os.PathLike[str], kept: Kept) -> Path:
     assert kept.calibration is not None
     about = {
         "kept": VERSION,
-        "rule": dict(kept.rule.about) or {"head": kept.rule.name},
+        "rule": dict(kept.rule.about) or {"kind": "head", "name": kept.rule.name},
         "encoder": {"name": kept.encoder.name, "options": dict(kept.encoder.options)},
         "names": list(kept.names),
         "shape": list(kept.shape),
@@ -164,9 +164,9 @@ def _encoder_of(path: Path, about: Any, params: Any, apply: Apply | None) -> Enc
 
 
 def _rule_of(path: Path, about: Mapping[str, Any], rules: Mapping[str, RuleOf]) -> Rule:
-    if "head" in about:
-        return head_rule(str(about["head"]))
-    kind = next(iter(about), "")
+    kind = about["kind"]
+    if kind == "head":
+        return head_rule(str(about["name"]))
     if kind not in rules:
         raise ValueError(
             f"{path} holds a learner of the kind {kind!r}; expected a head, or `rules` that make it"
@@ -208,7 +208,7 @@ def _check_like(found: Any, like: Any) -> None:
         raise ValueError("what it has learned has another structure than its learner's")
     pairs = zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(like), strict=True)
     for (where, leaf), wanted in pairs:
-        if np.shape(leaf) != wanted.shape or np.dtype(leaf.dtype) != np.dtype(wanted.dtype):
+        if np.shape(leaf) != wanted.shape or str(leaf.dtype) != str(wanted.dtype):
             raise ValueError(
                 f"{jax.tree_util.keystr(where)} is {leaf.dtype} {list(np.shape(leaf))}, expected "
                 f"{wanted.dtype} {list(wanted.shape)}"

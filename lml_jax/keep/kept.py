@@ -13,7 +13,6 @@ from lml_jax.keep.calibration import Calibration
 from lml_jax.keep.encoders import Encoder, encode, probe_batch, width_of
 from lml_jax.keep.held_out import HeldOut, Marks
 from lml_jax.keep.rules import Rule, head_rule, some_features
-from lml_jax.lifelong.growth import capacity_for
 from lml_jax.types import Params, PyTree
 
 Provenance: TypeAlias = dict[str, Any]  # anything that JSON can hold
@@ -81,7 +80,7 @@ def new(
     head_params: Params | None = None,
     origin: Provenance | None = None,
     seed: int = 0,
-    classes: int = 16,
+    capacity: int = 16,
 ) -> Kept:
     """A learner that knows no class yet.
 
@@ -94,7 +93,7 @@ def new(
         head_params: meta-trained parameters of the head; None for its initial values.
         origin: where the encoder is from, as JSON can hold it.
         seed: of what the head draws, the projection of "random-ridge".
-        classes: room at the beginning; it doubles when it is full.
+        capacity: classes that there is room for; it doubles when it is full.
 
     Raises:
         ValueError: for an unknown head or type, neither shape nor pixels or two that disagree, an
@@ -119,7 +118,7 @@ def new(
         raise ValueError("expected the shape of an example, or pixels")
     rule = head_rule(head) if isinstance(head, str) else head
     dim = width_of(encoder, shape, dtype)
-    params, state = rule.init(jax.random.key(seed), capacity_for(classes), some_features(dim))
+    params, state = rule.init(jax.random.key(seed), capacity, some_features(dim))
     if head_params is not None:
         params = _with_head(params, head_params, rule.name)
     none = np.zeros(0, np.uint64), np.zeros(0, np.int32)
@@ -128,7 +127,7 @@ def new(
         rule,
         params,
         state,
-        names=("",) * capacity_for(classes),
+        names=("",) * capacity,
         shape=tuple(shape),
         dtype=dtype,
         pixels=pixels,
@@ -193,4 +192,5 @@ def _with_head(params: Params, head_params: Params, name: str) -> Params:
             f"the parameters of the head {name!r} are {own}, got "
             f"{jax.tree.map(jnp.shape, head_params)}"
         )
-    return {**params, "head": jax.tree.map(jnp.asarray, head_params)}
+    taken = {**params, "head": jax.tree.map(jnp.asarray, head_params)}
+    return taken | ({"relative": jnp.zeros(())} if "relative" in params else {})

@@ -1,5 +1,6 @@
 """What a kept learner does with features, as pure functions: the heads by name."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple, Protocol
 
@@ -10,6 +11,8 @@ from jax import Array
 from lml_jax import heads
 from lml_jax.checks import known
 from lml_jax.types import Key, Params, PyTree
+
+PRIOR = {"log_alpha", "log_beta"}  # parameters of a Gaussian head
 
 
 class RuleInit(Protocol):
@@ -64,6 +67,8 @@ class Rule(NamedTuple):
         grow: room for more classes.
         unlearn: the inverse of `learn`, or None: then held-out examples are never learned.
         forget: removes a class exactly, or None.
+        about: what a file says of a rule that is no head, pairs.
+        resized: the rule for so many classes, whose `grow` then makes room; None: this one.
     """
 
     name: str
@@ -74,14 +79,17 @@ class Rule(NamedTuple):
     grow: RuleGrow
     unlearn: RuleLearn | None = None
     forget: RuleForget | None = None
-    about: tuple[tuple[str, Any], ...] = ()  # what a file says of it, where it is no head
+    about: tuple[tuple[str, Any], ...] = ()
+    resized: Callable[[int], "Rule"] | None = None
 
 
 @cache  # one rule per head, so that what is compiled for it serves every learner
 def head_rule(name: str) -> Rule:
     """The rule of a head in `heads.HEADS`.
 
-    Its parameters are {"net": those that widen the features, "head": those of the head}.
+    Its parameters are {"net": those that widen the features, "head": those of the head}. A Gaussian
+    head whose prior was not meta-trained has "relative" besides, 1: its beta is then in units of
+    the pooled variance of the examples, for the usual start says nothing of this encoder's scale.
 
     Raises:
         ValueError: for an unknown name.
@@ -92,8 +100,14 @@ def head_rule(name: str) -> Rule:
     """
     net, head = heads.HEADS[known(name, heads.HEADS, what="head")](heads.identity)
 
+    prior = head.params().keys() >= PRIOR
+
     def init(key: Key, classes: int, z: Array) -> tuple[Params, PyTree]:
         params = {"net": net.init(key, z), "head": head.params()}
+        if prior:
+            alpha = params["head"]["log_alpha"]
+            params = {**params, "head": {"log_alpha": alpha, "log_beta": alpha},
+                      "relative": jnp.ones(())}  # fmt: skip
         width = jax.eval_shape(net.apply, params["net"], z).shape[1]
         return params, head.init(classes, width)
 
@@ -104,7 +118,11 @@ def head_rule(name: str) -> Rule:
         return head.unlearn(state, net.apply(params["net"], z), y, weight)
 
     def fit(params: Params, state: PyTree) -> PyTree:
-        return head.fit(params["head"], state)
+        own = params["head"]
+        if prior:
+            shift = jnp.where(params["relative"] > 0, jnp.log(pooled_variance(state)), 0.0)
+            own = {**own, "log_beta": own["log_beta"] + shift}
+        return head.fit(own, state)
 
     def predict(params: Params, fitted: PyTree, z: Array) -> Array:
         return head.predict(fitted, net.apply(params["net"], z))
@@ -115,6 +133,15 @@ def head_rule(name: str) -> Rule:
         return params, heads.grow(state, classes)
 
     return Rule(name, init, learn, fit, predict, grow, unlearn, head.forget)
+
+
+def pooled_variance(stats: heads.Statistics) -> Array:
+    """The mean variance of a feature within a class; 1 where there is none."""
+    assert stats.moments.spread is not None
+    total = stats.moments.total
+    freedom = jnp.maximum(total.sum() - (total > 0).sum(), 1)
+    variance = stats.moments.spread.sum() / (freedom * stats.dim)
+    return jnp.where(variance > 0, variance, 1.0)
 
 
 def some_features(dim: int) -> Array:

@@ -234,10 +234,11 @@ def _with_room(kept: Kept, listed: list[str]) -> Kept:
     needed = len(kept.classes) + len(fresh)
     if needed > len(names):
         larger = capacity_for(needed, least=len(names))
-        params, state = kept.rule.grow(
+        rule = kept.rule if kept.rule.resized is None else kept.rule.resized(larger)
+        params, state = rule.grow(
             jax.random.key(0), kept.params, kept.state, larger, some_features(kept.dim)
         )
-        kept = kept._replace(params=params, state=state)
+        kept = kept._replace(rule=rule, params=params, state=state)
         names += [""] * (larger - len(names))
     free = (i for i, name in enumerate(names) if not name)
     for i, name in zip(free, fresh, strict=False):

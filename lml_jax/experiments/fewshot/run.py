@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from lml_jax import evaluate, metrics, plots, train
+from lml_jax import evaluate, keep, metrics, plots, train
 from lml_jax.execution import Execution
 from lml_jax.experiments import runner
 from lml_jax.experiments.datasets import made_of
@@ -25,8 +25,9 @@ from lml_jax.experiments.fewshot.build import (
     tasks_of,
 )
 from lml_jax.experiments.fewshot.embedding import embed, frozen, on_features
-from lml_jax.experiments.fewshot.learners import FewShotEntry
+from lml_jax.experiments.fewshot.learners import FewShotEntry, few_shot_learners
 from lml_jax.experiments.fewshot.settings import FewShot, Plan, resolve
+from lml_jax.experiments.kept.start import begin_of
 from lml_jax.experiments.networks import FEATURES
 from lml_jax.experiments.progress import train_with_bar
 from lml_jax.experiments.record import Record, resumable, save_params
@@ -60,6 +61,8 @@ def run_fewshot(
     **options: Any,
 ) -> Record:
     """Meta-train, meta-test, and write `metrics.json`, `params.npz` and a figure into `out`.
+
+    A learner with an embedding is written to `learner.kept` too, to be taught by `lml-jax teach`.
 
     Args:
         settings: what to run.
@@ -118,6 +121,8 @@ def meta_train(built: Built, place: Place) -> tuple[Trained, dict[str, float]]:
         validated = {"step": int(run.best.step), "score": float(run.best.score)}
     params = as_tested(built, params)
     save_params(place.folder, params)
+    if plan.entry.embedding and few_shot_learners.get(plan.settings.learner) is plan.entry:
+        keep.save(place.folder / "learner.kept", new_learner(plan, params, place.folder))
     return Trained(params, int(run.state.step), validated), {"train": run.seconds}
 
 
@@ -147,6 +152,20 @@ def validation_of(built: Built) -> Callable[[Params], float]:
         return sign * float(np.concatenate(list(rows))[:, s.report_step].mean())
 
     return validate
+
+
+def new_learner(plan: Plan, params: Params, folder: Path) -> keep.Kept:
+    """A learner that is kept, in the embedding that was trained, and knows no class yet."""
+    s = plan.settings
+    origin = {"few-shot run": str(folder), "learner": s.learner, "data": s.data}
+    begin = begin_of(plan, params, origin)
+    return keep.new(
+        begin.encoder,
+        begin.head,
+        pixels=begin.pixels,
+        head_params=begin.head_params,
+        origin=origin,
+    )
 
 
 def meta_test(built: Built, trained: Trained, place: Place) -> Record:

@@ -26,11 +26,25 @@ from lml_jax.experiments.progress import Sampler, train_with_bar
 from lml_jax.experiments.record import Record, fingerprint
 from lml_jax.experiments.runner import Place
 from lml_jax.learners.protonet import protonet
-from lml_jax.types import Dataset, Key, Learner, Params, Task
+from lml_jax.types import Dataset, Key, Learner, Net, Params, Task
 
 _FORMAT = 1  # raise it when the same settings give other parameters
 _RATE = 1e-3  # of Adam, falling to 0 along a cosine
 _SCALED_BY = 2000  # background images that give the scale of features
+
+
+class FrozenEmbedding(NamedTuple):
+    """A meta-trained embedding, and the features of background images.
+
+    `mean` [d] and `scale` are those of the features, `some` [n, d].
+    """
+
+    net: Net
+    params: Params
+    mean: np.ndarray
+    scale: float
+    some: np.ndarray
+    about: Record
 
 
 class Features(NamedTuple):
@@ -40,11 +54,12 @@ class Features(NamedTuple):
     """
 
     apply: Callable[[Dataset], Dataset]
+    embedding: FrozenEmbedding
     span: tuple[float, float]
     about: Record
 
 
-def features_of(plan: Plan, background: Dataset, place: Place) -> Features:
+def embedding_of_start(plan: Plan, background: Dataset, place: Place) -> FrozenEmbedding:
     """The embedding that all learners share with `--start features`: ProtoNet's.
 
     Its mean and scale are those of background images.
@@ -62,14 +77,21 @@ def features_of(plan: Plan, background: Dataset, place: Place) -> Features:
     z = np.asarray(embed(net, params["net"], some).x)
     mean = z.mean(0)
     scale = np.sqrt(np.square(z - mean).sum(1).mean())
+    return FrozenEmbedding(net, params["net"], mean, scale, z, about)
+
+
+def features_of(plan: Plan, background: Dataset, place: Place) -> Features:
+    """The features of `embedding_of_start`."""
+    found = embedding_of_start(plan, background, place)
+    net, params, mean, scale, z, about = found
     low, high = np.quantile((z - mean) / scale, (0.001, 0.999)).tolist()
 
     def apply(data: Dataset) -> Dataset:
-        embedded = embed(net, params["net"], data)
+        embedded = embed(net, params, data)
         scaled = (np.asarray(embedded.x) - mean) / scale
         return replace(embedded, x=np.clip(scaled, low, high))
 
-    return Features(apply, (low, high), about)
+    return Features(apply, found, (low, high), about)
 
 
 def on_features(data: StreamData, features: Features) -> StreamData:

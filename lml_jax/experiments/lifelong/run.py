@@ -10,9 +10,12 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from lml_jax import keep
 from lml_jax.checkpoint import Keeper
 from lml_jax.checks import known
 from lml_jax.experiments.datasets import made_of
+from lml_jax.experiments.kept.lifelong import kept_of
+from lml_jax.experiments.kept.start import encoder_of
 from lml_jax.experiments.lifelong.entries import Context, LifelongEntry, Make, context_of
 from lml_jax.experiments.lifelong.generator_measures import measurements
 from lml_jax.experiments.lifelong.learners import FAMILIES, lifelong_learners
@@ -34,7 +37,7 @@ from lml_jax.lifelong.restart import with_fresh_optimizer
 from lml_jax.lifelong.results import StreamRun
 from lml_jax.lifelong.run import run_stream
 from lml_jax.settings import check_seeds
-from lml_jax.types import Dataset, LifelongLearner, Metrics, Params
+from lml_jax.types import Dataset, LifelongLearner, LifelongState, Metrics, Params
 
 SHOWN = ("loss", "d_loss", "diversity", "bound")  # on the bar, as far as a learner has them
 Learners = Sequence[str] | Mapping[str, LifelongEntry | Make]
@@ -50,6 +53,13 @@ class Built(NamedTuple):
     learner: LifelongLearner
 
 
+class Images(NamedTuple):
+    """The examples of a stream before they were embedded, and by what; None: they were not."""
+
+    data: Dataset
+    encoder: keep.Encoder | None
+
+
 def run_lifelong(
     settings: Lifelong,
     out: str | Path,
@@ -62,6 +72,9 @@ def run_lifelong(
     log: Log = ignore,
 ) -> Record:
     """Run every learner with every seed; write metrics, figures and parameters into `out`.
+
+    The whole state of each registered learner is in `LEARNER_seedS.kept`, see `keep`; of a learner
+    of the user's own, and in other scenarios than class-incremental ones, the parameters alone.
 
     `metrics.json` is written after each task; the record of a run that has not finished says how
     many tasks it has. Each learner and seed has checkpoints of its own.
@@ -111,17 +124,18 @@ def run_lifelong(
     built = build_all(plan, data if images else without_images(data), entries, seeds)
 
     def parts(place: Place) -> list[Part]:
-        own, about = built, {"data_made": made}
+        own, about, encoder = built, {"data_made": made}, None
         if background is not None and not images:
             features = features_of(plan, background, place)
             spanned = plan._replace(span=features.span)
             own = build_all(spanned, on_features(data, features), entries, seeds)
             about |= features.about
+            encoder = encoder_of(plan, features.embedding, clip=features.span)
         return [
             Part(
                 {"learner": one.name, "seed": one.seed},
                 one.context.plan.config,
-                partial(run_one, one, background, about),
+                partial(run_one, one, background, about, Images(data.train, encoder)),
             )
             for one in own
         ]
@@ -188,14 +202,15 @@ def run_one(
     built: Built,
     background: Dataset | None,
     about: Record,
+    images: Images,
     place: Place,
     so_far: Record,
     publish: Callable[[Record], None],
 ) -> Record:
     """The record of one learner with one seed; `publish` gets it after each task.
 
-    `about` is what the record says of the data and the start, `so_far` the record of an
-    interrupted run.
+    `about` is what the record says of the data and the start, `images` what the stream was made of
+    before it was embedded, `so_far` the record of an interrupted run.
     """
     plan, stream = built.context.plan, built.context.stream
     params, kind = None, built.entry.start
@@ -223,8 +238,25 @@ def run_one(
 
         run = learn(built, params, on_chunk, on_row, keeper)
     save_params(place.folder, run.state.train.params, name=f"params_{place.about}")
+    save_learner(built, run.state, images, place)
     tasks = stream.tasks
     return {**record_of(plan, tasks, run), **about, **measured(tasks, None)}
+
+
+def save_learner(built: Built, state: LifelongState, images: Images, place: Place) -> None:
+    """Write the whole learner to `LEARNER_seedS.kept`, where it answers by examples alone."""
+    registered = lifelong_learners.get(built.name) is built.entry
+    if not registered or built.context.plan.settings.scenario != "class":
+        return
+    kept = kept_of(
+        built.name,
+        built.context,
+        state,
+        images=images.data,
+        embedding=images.encoder,
+        origin={"lifelong run": str(place.folder), "learner": place.about},
+    )
+    keep.save(place.folder / f"{place.about}.kept", kept)
 
 
 def learn(

@@ -1,0 +1,1 @@
+"""Learners that are kept, on the command line: teach, ask, show, export."""

@@ -1,0 +1,247 @@
+"""The commands of a kept learner."""
+
+import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from lml_jax import keep, plots
+from lml_jax.atomic_write import replacing
+from lml_jax.data.folder import Unreadable, class_files, image_files, readable
+from lml_jax.experiments import own_data
+from lml_jax.experiments.choices import one_of
+from lml_jax.experiments.kept.lifelong import rules
+from lml_jax.experiments.kept.start import Begin, default_begin, few_shot_begin, mostly_bright
+from lml_jax.heads import HEADS
+from lml_jax.keep.asking import held_out_logits
+from lml_jax.keep.export import exported
+from lml_jax.types import Dataset
+
+File = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="KEPT")]
+_ROWS = 40  # of a table
+_LOOKED_AT = 50  # images that say whether ink is dark
+
+
+def teach(
+    kept: File,
+    folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")],
+    *,
+    encoder: Path | None = None,
+    head: Annotated[str, one_of(HEADS)] | None = None,
+    invert: bool | None = None,
+    start_steps: int = 500,
+    unreadable: Unreadable = "skip",
+) -> str:
+    """Teach a learner the classes of a folder; it is made if the file is absent.
+
+    Examples that were taught before are skipped, so that a folder which has grown is taught again
+    by the same command.
+
+    Args:
+        kept: file of the learner.
+        folder: a folder of class folders; or a .npz or .csv file, X.npy,Y.npy or tfds:NAME.
+        encoder: of a new learner: parameters that `lml-jax fewshot` wrote. By default an embedding
+            of characters, which is meta-trained once and cached.
+        head: of a new learner; by default the one that the encoder was trained with, or lda.
+        invert: of a new learner: dark ink on bright paper. By default, what the images are.
+        start_steps: updates of the meta-training, where the embedding is not cached.
+        unreadable: skip files that cannot be read with a warning, or refuse them.
+    """
+    with _unchanged(kept):
+        data = None if Path(folder).is_dir() else _loaded(folder)
+        if kept.exists():
+            if encoder is not None or head is not None or invert is not None:
+                raise ValueError(
+                    f"{kept} exists, and keeps its encoder, its head and how it reads images: "
+                    "give encoder, head and invert with a new file"
+                )
+            learner = _load(kept)
+        else:
+            learner = _new(folder, data, encoder, head, invert, start_steps)
+        taught = keep.ready(
+            keep.teach(learner, folder if data is None else data, unreadable=unreadable)
+        )
+    keep.save(kept, taught)
+    event = taught.provenance["taught"][-1]
+    new = event["new"]
+    return (
+        f"taught {event['examples']} examples ({event['skipped']} were taught before); "
+        f"{len(taught.classes)} classes, {len(new)} of them new\n{_measured(taught)}; "
+        f"{kept} is {_size(kept)}"
+    )
+
+
+def ask(
+    kept: File,
+    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGES...")],
+    *,
+    out: Path | None = None,
+    reject: bool = False,
+    threshold: float = 0.5,
+) -> str:
+    """Name the class of images, with its probability.
+
+    Args:
+        kept: file of the learner.
+        images: files, or folders of files.
+        out: write a CSV file instead of a table.
+        reject: answer "none of these" for images of no class that the learner knows.
+        threshold: the probability of being of a known class below which an image is rejected.
+    """
+    learner = _load(kept)
+    if not images:
+        raise ValueError("nothing to ask: expected image files or folders")
+    answers = keep.ask_files(learner, image_files(images), reject=threshold if reject else None)
+    if out is not None:
+        return _as_csv(answers, out)
+    rows = [f"{'probability':>11s}  class"]
+    width = max((len(name) for name in learner.classes), default=0)
+    for answer in answers:
+        if answer.error:
+            rows.append(f"{'':11s}  {answer.error}")
+        else:
+            rows.append(f"{answer.probability:11.3f}  {answer.name:{width}s}  {answer.file}")
+    return "\n".join(rows)
+
+
+def show(kept: File, *, figure: Path | None = None) -> str:
+    """Say what a learner knows: classes, examples, bytes, accuracy on held-out examples.
+
+    Args:
+        kept: file of the learner.
+        figure: write which classes are taken for which; KEPT.png by default.
+    """
+    learner = keep.ready(_load(kept))
+    y = learner.held_out.y
+    counts = np.bincount(learner.marks.y, minlength=len(learner.names))
+    lines = [
+        f"{len(learner.classes)} classes, {learner.examples} examples, {_size(kept)}",
+        f"head {learner.rule.name}, encoder {learner.encoder.name} of {learner.dim} features, "
+        f"examples {learner.dtype} {list(learner.shape)}",
+        _measured(learner),
+    ]
+    slots = [i for i, name in enumerate(learner.names) if name]
+    right = np.zeros(len(learner.names))
+    if len(y):
+        best = held_out_logits(learner).argmax(1)
+        np.add.at(right, y, best == y)
+        confused = np.zeros((len(learner.names),) * 2)
+        np.add.at(confused, (y, best), 1)
+        path = figure or kept.with_name(f"{kept.name}.png")
+        drawn = plots.confusion(confused[np.ix_(slots, slots)], learner.classes)
+        lines.append(f"which classes are taken for which: {plots.save(drawn, path)}")
+    held = np.bincount(y, minlength=len(learner.names))
+    width = max([5, *map(len, learner.classes)])
+    lines.append(f"{'class':{width}s} {'examples':>8s} {'right / held out':>16s}")
+    for i in slots[:_ROWS]:
+        share = f"{int(right[i])} / {held[i]}"
+        lines.append(f"{learner.names[i]:{width}s} {counts[i]:8d} {share:>16s}")
+    if len(slots) > _ROWS:
+        lines.append(f"... and {len(slots) - _ROWS} more")
+    return "\n".join(lines)
+
+
+def export(kept: File, *, out: Path | None = None) -> str:
+    """Write a learner as a StableHLO artefact, which answers without this library.
+
+    Args:
+        kept: file of the learner.
+        out: KEPT.stablehlo by default; what it answers is in OUT.json.
+    """
+    path = out or kept.with_name(f"{kept.name}.stablehlo")
+    exported(path, _load(kept))
+    return f"{path} is {_size(path)}; {path}.json says what it takes and answers"
+
+
+def _new(
+    folder: str,
+    data: Dataset | None,
+    encoder: Path | None,
+    head: str | None,
+    invert: bool | None,
+    start_steps: int,
+) -> keep.Kept:
+    """A learner for what is about to be taught."""
+    if data is not None and np.ndim(data.x) == 2:  # features: of any encoder
+        if encoder is not None:
+            raise ValueError(f"{folder} holds features, which take no encoder, got {encoder}")
+        width = data.x.shape[1]
+        identity = keep.encoder("identity", {})
+        return keep.new(identity, head or "lda", shape=(width,), dtype="float32")
+    begin: Begin = default_begin(steps=start_steps) if encoder is None else few_shot_begin(encoder)
+    pixels = begin.pixels
+    if data is None:
+        if invert is None:
+            found = class_files(folder)
+            # Evenly over the classes, and without inverting anything.
+            every = max(1, len(found.files) // _LOOKED_AT)
+            some = type(found)(found.files[::every], found.labels[::every])
+            images = [x for x, _ in islice(readable(some, pixels, quiet=True), _LOOKED_AT)]
+            invert = bool(images) and mostly_bright(images)
+        pixels = pixels._replace(invert=invert)
+    own = begin.head_params if head in (None, begin.head) else None
+    return keep.new(
+        begin.encoder,
+        head or begin.head,
+        pixels=pixels,
+        head_params=own,
+        origin=begin.origin,
+    )
+
+
+def _load(path: Path) -> keep.Kept:
+    return keep.load(path, rules=rules())
+
+
+def _loaded(source: str) -> Dataset:
+    load = own_data.loader_of(source)
+    if load is None:
+        raise FileNotFoundError(f"there is no {source}, expected {own_data.SOURCES}")
+    return load(28, None)[0]
+
+
+@contextmanager
+def _unchanged(path: Path) -> Iterator[None]:
+    """Raise OSError if another process writes the file while the block runs."""
+
+    def state() -> object:
+        return (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
+
+    before = state()
+    yield
+    if state() != before:
+        raise OSError(f"{path} was changed by another process in the meantime: teach again")
+
+
+def _as_csv(answers: Iterator[keep.FileAnswer], out: Path) -> str:
+    count = 0
+    with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "class", "probability", "known", "error"])
+        for answer in answers:
+            count += 1
+            numbers = ["", ""]
+            if not answer.error:
+                numbers = [f"{answer.probability:.6f}", f"{answer.known:.6f}"]
+            writer.writerow([str(answer.file), answer.name, *numbers, answer.error])
+    return f"{count} answers are in {out}"
+
+
+def _measured(learner: keep.Kept) -> str:
+    assert learner.calibration is not None
+    if not learner.calibration.examples:
+        return "no held-out example yet"
+    return (
+        f"accuracy {100 * learner.calibration.accuracy:.1f} % on "
+        f"{learner.calibration.examples} held-out examples"
+    )
+
+
+def _size(path: Path) -> str:
+    n = path.stat().st_size
+    return f"{n / 2**20:.1f} MiB" if n >= 2**20 else f"{n / 2**10:.0f} KiB"
