@@ -17,7 +17,8 @@ from lml_jax.data.arrays import from_arrays
 from lml_jax.data.images import Pixels
 from lml_jax.data.stream import Stream
 from lml_jax.data.streams import of_tasks
-from lml_jax.experiments.lifelong.learners import Context, context_of, lifelong_learners
+from lml_jax.experiments.lifelong.entries import Context, context_of
+from lml_jax.experiments.lifelong.learners import lifelong_learners
 from lml_jax.experiments.lifelong.settings import Lifelong, Plan, resolve
 from lml_jax.experiments.record import Record
 from lml_jax.keep.calibration import Calibration
