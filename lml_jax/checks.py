@@ -2,11 +2,12 @@
 
 import difflib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 
 
 def known(name: str, names: Iterable[str], *, what: str) -> str:
@@ -67,6 +68,21 @@ def check_images(x: Any, *, what: str, channels: int | None = None) -> None:
             f"{what} takes images [n, H, W, channels], and shape {shape} looks like "
             "[n, channels, H, W]: move the axis by x.transpose(0, 2, 3, 1)"
         )
+
+
+def possible(condition: Callable[..., bool], *numbers: float | Array) -> bool:
+    """Whether numbers meet a condition; a traced number is not known yet, and may meet any.
+
+    Settings that are numbers can so be mapped over: `vmap` traces them.
+
+    Example:
+        >>> possible(lambda rate: rate > 0, -1.0)
+        False
+        >>> bool(jax.jit(lambda rate: possible(lambda r: r > 0, rate))(-1.0))
+        True
+    """
+    found = concrete(*numbers)
+    return found is None or bool(condition(*found))
 
 
 def concrete(*values: Any) -> list[Any] | None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lml_jax import losses
-from lml_jax.checks import known, warn_of_statistics
+from lml_jax.checks import known, possible, warn_of_statistics
 from lml_jax.heads.learner import check_complete, width_of
 from lml_jax.pixels import on_floats
 from lml_jax.types import Batch, Context, Key, Learner, Net, Params, PyTree
@@ -76,7 +76,7 @@ def matching(
     known(kernel, KERNELS, what="kernel")
     if classes < 1:
         raise ValueError(f"classes must be at least 1, got {classes}")
-    if not tau > 0:
+    if not possible(lambda t: t > 0, tau):
         raise ValueError(f"tau must be positive, got {tau}")
     net = on_floats(net)
 

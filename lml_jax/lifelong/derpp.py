@@ -6,7 +6,7 @@ import optax
 from jax import Array
 
 from lml_jax import losses
-from lml_jax.checks import check_positive
+from lml_jax.checks import check_positive, possible
 from lml_jax.lifelong._batches import (
     Given,
     Method,
@@ -73,7 +73,7 @@ def derpp(
     """
     check_positive(past_batch=past_batch, updates=updates)
     check_classes(space, what="DER++")
-    if not (logits_weight >= 0 and labels_weight >= 0):
+    if not possible(lambda a, b: a >= 0 and b >= 0, logits_weight, labels_weight):
         raise ValueError(
             "logits_weight and labels_weight must be at least 0, got "
             f"{logits_weight} and {labels_weight}"

@@ -8,7 +8,7 @@ import optax
 from jax import Array
 
 from lml_jax import losses
-from lml_jax.checks import known
+from lml_jax.checks import known, possible
 from lml_jax.lifelong._batches import (
     Given,
     Method,
@@ -81,7 +81,7 @@ def ewc(
     """
     known(fisher, ("expected", "empirical"), what="fisher")
     check_classes(space, what="EWC")
-    if not strength >= 0 or not 0 <= decay <= 1:
+    if not possible(lambda s, d: s >= 0 and 0 <= d <= 1, strength, decay):
         raise ValueError(
             f"strength must be at least 0 and decay in [0, 1], got {strength} and {decay}"
         )

@@ -8,6 +8,7 @@ import optax
 from jax import Array
 
 from lml_jax import losses, train
+from lml_jax.checks import possible
 from lml_jax.generative.examples import joined, together
 from lml_jax.lifelong._base import (
     among_seen,
@@ -220,7 +221,7 @@ def _check(
             "past_batch must be at least 1, generated, test_generated and generated_from at least "
             f"0; got {past_batch}, {generated}, {test} and {late}"
         )
-    if not 0 <= weight <= 1:
+    if not possible(lambda w: 0 <= w <= 1, weight):
         raise ValueError(f"generated_weight must be in [0, 1], got {weight}")
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lml_jax.checks import known
+from lml_jax.checks import known, possible
 from lml_jax.types import Batch, Key, MemoryBank, Metrics, PyTree
 
 Reduction = Literal["normalised", "mean", "sum"]
@@ -69,7 +69,7 @@ def weights(
 
 def check_decay(decay: float, reduction: str) -> None:
     """Raise ValueError for a decay outside (0, 1] or an unknown reduction."""
-    if not 0.0 < decay <= 1.0:
+    if not possible(lambda d: 0 < d <= 1, decay):
         raise ValueError(
             f"the decay lambda must be in (0, 1], got {decay}; decay=None leaves the past out"
         )

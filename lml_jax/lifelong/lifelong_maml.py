@@ -119,9 +119,8 @@ def lifelong_maml(
             before = batch_loss(learner.predict, params, first, *args).loss
             return {"retention": after, "retention_before": jax.lax.stop_gradient(before)}
 
-        w = history.weights(
-            past.finished, tasks=space.tasks, decay=decay or 1.0, reduction=reduction
-        )
+        lambda_ = 1.0 if decay is None else decay
+        w = history.weights(past.finished, tasks=space.tasks, decay=lambda_, reduction=reduction)
         # Without boundaries all that is stored is one past task, the first.
         w = jnp.where(past.boundless, jnp.zeros_like(w).at[past.finished].set(1.0), w)
         return history.estimate(

@@ -8,6 +8,7 @@ import optax
 from jax import Array
 
 from lml_jax import losses
+from lml_jax.checks import possible
 from lml_jax.lifelong._batches import (
     Given,
     Method,
@@ -67,7 +68,7 @@ def lwf(
         https://arxiv.org/abs/1606.09282: lambda = 1, T = 2, each task with a head of its own.
     """
     check_classes(space, what="LwF")
-    if not strength >= 0 or not temperature > 0:
+    if not possible(lambda s, t: s >= 0 and t > 0, strength, temperature):
         raise ValueError(
             f"strength must be at least 0 and temperature above 0, got {strength}, {temperature}"
         )

@@ -8,7 +8,7 @@ import optax
 from jax import Array
 
 from lml_jax import losses, train
-from lml_jax.checks import check_positive, concrete, known
+from lml_jax.checks import check_positive, concrete, known, possible
 from lml_jax.lifelong import _support
 from lml_jax.lifelong._base import (
     batch_loss,
@@ -128,7 +128,7 @@ def memory_learner(
     """
     known(reduction, ("sum", "mean"), what="reduction")
     known(recall_by, ("samples", "statistics"), what="recall_by")
-    if not retention_weight >= 0:
+    if not possible(lambda w: w >= 0, retention_weight):
         raise ValueError(f"the retention weight lambda must be at least 0, got {retention_weight}")
     if space.target is not None:
         raise ValueError(
@@ -137,7 +137,8 @@ def memory_learner(
         )
     check_positive(shots=shots, past_batch=past_batch)
     bank = class_balanced(15, classes=space.classes) if bank is None else bank
-    classes, queries = space.classes, past_batch if retention_weight > 0 else 0
+    retained = possible(lambda w: w > 0, retention_weight)
+    classes, queries = space.classes, past_batch if retained else 0
 
     def of_episode(params: Params, task: Task, key: Key, *shared: PyTree) -> tuple[Array, Metrics]:
         past: Past = shared[0]
@@ -152,7 +153,7 @@ def memory_learner(
         value, metrics = batch_loss(learner.predict, params, fast, task.query, labels, loss)
         value = value * refused_id(task, space)
         metrics = {"query_loss": value, **metrics}
-        if retention_weight > 0:
+        if retained:
             total, tasks = _retention(learner, params, fast, drawn, past, space, loss, every_task)
             metrics["retention"] = total
             divisor = jnp.maximum(tasks, 1) if reduction == "mean" else 1
@@ -173,7 +174,7 @@ def memory_learner(
         params = learner.init(key, x) if params is None else params
         _check_classes(learner, params, x, classes)
         memory, zero = bank.init(space.item(x)), jnp.zeros((), jnp.int32)
-        _check_room(bank, memory, shots * classes, retention_weight)
+        _check_room(bank, memory, shots * classes, retained)
         if recall_by == "statistics":
             own = Recalled(start(learner, params, x), zero)
         else:
@@ -281,9 +282,9 @@ def _check_classes(learner: Learner, params: Params, x: Array, classes: int) -> 
         )
 
 
-def _check_room(bank: MemoryBank, memory: PyTree, taken: int, retention_weight: float) -> None:
+def _check_room(bank: MemoryBank, memory: PyTree, taken: int, retained: bool) -> None:
     room = jax.eval_shape(bank.contents, memory)[1].shape[0]
-    if retention_weight > 0 and room <= taken:
+    if retained and room <= taken:
         raise ValueError(
             f"the bank has room for {room} examples, and a support set may take {taken} of them "
             "(shots x classes): no queries are left for the retention loss; expected a larger "

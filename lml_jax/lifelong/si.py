@@ -8,6 +8,7 @@ import optax
 from jax import Array
 
 from lml_jax import losses
+from lml_jax.checks import possible
 from lml_jax.lifelong._batches import Given, Method, batch_learner, by_loss, loss_of
 from lml_jax.lifelong.ewc import Anchor, anchor_at, quadratic
 from lml_jax.lifelong.label_space import LabelSpace
@@ -62,7 +63,7 @@ def si(
         Zenke, Poole, Ganguli. Continual Learning Through Synaptic Intelligence, 2017, equations
         3 to 5, https://arxiv.org/abs/1703.04200. The defaults are those of permuted MNIST.
     """
-    if not strength >= 0 or not damping > 0:
+    if not possible(lambda s, d: s >= 0 and d > 0, strength, damping):
         raise ValueError(
             f"strength must be at least 0 and damping above 0, got {strength} and {damping}"
         )

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from lml_jax import checks
 from lml_jax.losses.labels import as_labels, check_labels, nan_where, outside
 from lml_jax.losses.weights import at_least_float32
 
@@ -85,7 +86,7 @@ def distillation(logits: Array, teacher: Array, *, temperature: float = 2.0) -> 
     """
     chex.assert_rank([logits, teacher], 2)
     chex.assert_equal_shape([logits, teacher])
-    if not temperature > 0:
+    if not checks.possible(lambda t: t > 0, temperature):
         raise ValueError(f"temperature must be above 0, got {temperature}")
     logits, teacher = at_least_float32(logits), at_least_float32(teacher)
     t = jax.lax.stop_gradient(teacher) / temperature

@@ -13,12 +13,16 @@ from lml_jax.data.arrays import from_arrays
 from lml_jax.data.streams import class_incremental
 from lml_jax.learners.maml import maml
 from lml_jax.learners.protonet import protonet
+from lml_jax.lifelong.derpp import derpp
+from lml_jax.lifelong.ewc import ewc
 from lml_jax.lifelong.finetune import finetune
 from lml_jax.lifelong.label_space import label_space_of
 from lml_jax.lifelong.lifelong_maml import lifelong_maml
+from lml_jax.lifelong.lwf import lwf
 from lml_jax.lifelong.memory_replay import memory_learner
 from lml_jax.lifelong.program import program
 from lml_jax.lifelong.run import run_stream
+from lml_jax.lifelong.si import si
 
 TASKS, CLASSES, STEPS, CHUNK = 2, 4, 5, 2
 TX = optax.adam(1e-2)
@@ -122,3 +126,32 @@ def test_numbers_below_one_are_refused(name):
     learner = finetune(descent(), TX, label_space_of(stream_of(0)))
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         program(learner, **{"steps": 1, name: 0})
+
+
+NUMBERS = {
+    "decay": lambda v, space: lifelong_maml(descent(), TX, space, decay=v, past_batch=4),
+    "rate": lambda v, space: finetune(descent(), optax.adam(v), space),
+    "retention": lambda v, space: memory_learner(
+        protonet(nets.mlp([16], 8), classes=CLASSES), TX, space, retention_weight=v
+    ),
+    "strength": lambda v, space: ewc(descent(), TX, space, strength=v),
+    "logits": lambda v, space: derpp(descent(), TX, space, logits_weight=v),
+    "temperature": lambda v, space: lwf(descent(), TX, space, temperature=v),
+    "damping": lambda v, space: si(descent(), TX, space, damping=v),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_setting_in_a_formula_can_be_mapped_over(name, streams):
+    """As `vmap` does: the number is traced when the learner is made."""
+    stream = jax.tree.map(jnp.asarray, streams[0])
+    space = label_space_of(stream)
+
+    def run(value, key):
+        return program(NUMBERS[name](value, space), steps=STEPS)(stream, key).R
+
+    shapes = jax.eval_shape(jax.vmap(run, in_axes=(0, None)), jnp.ones(3) / 2, jax.random.key(0))
+    assert shapes.shape == (3, TASKS + 1, TASKS)
+    if name != "rate":
+        with pytest.raises(ValueError, match="must be"):
+            NUMBERS[name](-1.0, space)

@@ -8,7 +8,7 @@ import optax
 from jax import Array
 
 from lml_jax import losses
-from lml_jax.checks import check_positive, known
+from lml_jax.checks import check_positive, known, possible
 from lml_jax.generative import _adversarial as adversarial
 from lml_jax.generative import conditioning as coding
 from lml_jax.generative.conditioning import Codes, Condition
@@ -121,7 +121,7 @@ def conditional_gan(
     width = coding.code_width(condition, tasks=tasks, classes=classes)
     check_positive(tasks=tasks, classes=classes, noise=noise, past_batch=past_batch)
     adversarial.check_settings(penalty, ema, span)
-    if not retention_weight >= 0:
+    if not possible(lambda w: w >= 0, retention_weight):
         raise ValueError(f"retention_weight must be >= 0, got {retention_weight}")
     return StreamGenerator(
         init=partial(_init, settings, width),

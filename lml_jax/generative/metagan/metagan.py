@@ -10,7 +10,7 @@ import optax
 from jax import Array
 
 from lml_jax import losses
-from lml_jax.checks import check_positive, known
+from lml_jax.checks import check_positive, known, possible
 from lml_jax.generative import _adversarial as adversarial
 from lml_jax.generative import conditioning as coding
 from lml_jax.generative.conditioning import Codes
@@ -153,7 +153,7 @@ def metagan(
     settings = MetaGanSettings(**locals())  # first, so that these are the arguments, nothing else
     check_positive(classes=classes, generated=generated, noise=noise)
     adversarial.check_settings(penalty, ema, span)
-    if not 0 <= generated_weight <= 1:
+    if not possible(lambda w: 0 <= w <= 1, generated_weight):
         raise ValueError(f"generated_weight must be in [0, 1], got {generated_weight}")
     if generated_from < 0:
         raise ValueError(f"generated_from must be at least 0, got {generated_from}")

@@ -8,7 +8,7 @@ import optax
 from jax import Array
 
 from lml_jax import nets, train
-from lml_jax.checks import concrete
+from lml_jax.checks import concrete, possible
 from lml_jax.generative.conditioning import check_count
 from lml_jax.generative.vaml import class_model, elbo, posterior
 from lml_jax.generative.vaml.class_model import Model
@@ -141,7 +141,7 @@ def mlp_parts(
         >>> mlp_parts(nets.mlp([32], 16), pixels=784).head is None
         True
     """
-    if not reconstruction_weight > 0:
+    if not possible(lambda w: w > 0, reconstruction_weight):
         raise ValueError(f"reconstruction_weight must be above 0, got {reconstruction_weight}")
     latent_encoder, decoder = nets.mlp(hidden, 2 * latent), nets.mlp(hidden, pixels)
     return Parts(code_encoder, latent_encoder, decoder, head, reconstruction_weight)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lml_jax import losses
+from lml_jax.checks import possible
 from lml_jax.types import Params
 
 
@@ -151,5 +152,5 @@ def penalty(full: Posterior, start: Posterior, first: Posterior, weights: Weight
 def check_weights(weights: Weights) -> None:
     """Raise ValueError for a negative weight, naming it."""
     for name, weight in weights._asdict().items():
-        if not weight >= 0:
+        if not possible(lambda w: w >= 0, weight):
             raise ValueError(f"the weight {name} must be at least 0, got {weight}")
