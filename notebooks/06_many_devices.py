@@ -104,5 +104,4 @@ axes.set_xlabel("ms per step of 32 tasks, on this machine")
 display(figure)
 
 # %% [markdown]
-# Many hosts run the same script after `jax.distributed.initialize()`; the guide on many devices says
-# how.
+# Many hosts run the same script after `jax.distributed.initialize()`: see the guide on many devices.
