@@ -15,7 +15,8 @@ from lml_jax.checkpoint import Stopped
 from lml_jax.compiled import keep_compiled_programs
 from lml_jax.experiments import published
 from lml_jax.experiments.choices import literals, several_of
-from lml_jax.experiments.fewshot import run as few
+from lml_jax.experiments.fewshot.report import table as few_shot_table
+from lml_jax.experiments.fewshot.run import run_fewshot
 from lml_jax.experiments.fewshot.settings import FewShot
 from lml_jax.experiments.kept import commands as kept
 from lml_jax.experiments.lifelong import report
@@ -86,10 +87,10 @@ def fewshot(
         quiet: no progress bars.
         json: print the contents of metrics.json instead of the table.
     """
-    record = few.run_fewshot(
+    record = run_fewshot(
         settings, out, minutes=minutes, resume=resume, save_every=save_every, progress=not quiet
     )
-    text = f"{few.table(record)}\nmetrics.json and the parameters are in {out}"
+    text = f"{few_shot_table(record)}\nmetrics.json and the parameters are in {out}"
     show(as_json(record) if json else text)
 
 

@@ -104,4 +104,4 @@ axes.set_xlabel("ms per step of 32 tasks, on this machine")
 display(figure)
 
 # %% [markdown]
-# Many hosts run the same script after `jax.distributed.initialize()`: see the guide on many devices.
+# Many hosts run the same script after `jax.distributed.initialize()`: see the how-to guide.

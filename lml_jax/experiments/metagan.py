@@ -21,7 +21,8 @@ from lml_jax.experiments.fewshot.build import (
     outer_rule_of,
     tasks_of,
 )
-from lml_jax.experiments.fewshot.run import identity_of, keys_of, scores_of
+from lml_jax.experiments.fewshot.report import identity_of
+from lml_jax.experiments.fewshot.run import keys_of, scores_of
 from lml_jax.experiments.fewshot.settings import FewShot, Plan, resolve
 from lml_jax.experiments.progress import Trained, train_with_bar
 from lml_jax.experiments.record import Record, resumable

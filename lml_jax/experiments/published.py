@@ -7,8 +7,8 @@ from typing import Any
 
 from lml_jax.checks import known
 from lml_jax.experiments.augmentation import AUGMENTATION, Augmentation
+from lml_jax.experiments.fewshot.report import over_seeds as means
 from lml_jax.experiments.fewshot.run import FEWSHOT
-from lml_jax.experiments.fewshot.run import over_seeds as means
 from lml_jax.experiments.fewshot.sequence import sequence
 from lml_jax.experiments.fewshot.settings import FewShot
 from lml_jax.experiments.fewshot.ways_and_shots import cells

@@ -11,7 +11,8 @@ import pytest
 from lml_jax import storage, train
 from lml_jax.checkpoint import Stopped
 from lml_jax.data.arrays import from_arrays
-from lml_jax.experiments.fewshot.run import FEWSHOT, over_seeds, run_fewshot, summary_of
+from lml_jax.experiments.fewshot.report import over_seeds, summary_of
+from lml_jax.experiments.fewshot.run import FEWSHOT, run_fewshot
 from lml_jax.experiments.fewshot.settings import FewShot, resolve
 from lml_jax.experiments.folder import opened
 from lml_jax.experiments.metagan import METAGAN, MetaGan

@@ -9,7 +9,8 @@ import jax
 
 from lml_jax.experiments.fewshot.build import learner_of
 from lml_jax.experiments.fewshot.embedding import embed, on_features
-from lml_jax.experiments.fewshot.run import FEWSHOT, Built, Trained, scores_of, summary_of
+from lml_jax.experiments.fewshot.report import summary_of
+from lml_jax.experiments.fewshot.run import FEWSHOT, Built, Trained, scores_of
 from lml_jax.experiments.fewshot.settings import FewShot
 from lml_jax.experiments.networks import FEATURES
 from lml_jax.experiments.record import Record
