@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lml_jax.memory.banks import Bank, Of, contents, empty_bank, offered_items, sample
+from lml_jax.memory.sampling import sample
+from lml_jax.memory.slots import Bank, Of, contents, empty_bank, offered_items
 from lml_jax.types import Key, MemoryBank, PyTree
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lml_jax.memory.banks import Bank
+from lml_jax.memory.slots import Bank
 from lml_jax.types import Key, MemoryBank, PyTree
 
 
