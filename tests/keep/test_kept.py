@@ -1,5 +1,7 @@
 """A learner that is kept: taught in pieces, saved, asked, made to forget."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -170,13 +172,35 @@ def test_nothing_compiles_for_requests_or_one_more_class():
     for n in (1, 60, 200):
         keep.ask(kept, np.zeros((n, DIM)))
     kept = keep.ready(keep.teach(kept, some([12])))
-    with jax.log_compiles(True), pytest.MonkeyPatch.context() as patch:
-        compiled = []
-        patch.setattr("jax._src.dispatch.log_elapsed_time", lambda *a, **k: compiled.append(a))
+    compiled = []
+
+    def heard(event, seconds, **_):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        jax.jit(lambda x: x + 1)(1.0)
+        assert compiled  # it is heard
+        compiled.clear()
         for n in (0, 2, 5, 9, 40, 65, 300, 700):
             assert len(keep.ask(kept, np.zeros((n, DIM))).names) == n
         kept = keep.ready(keep.teach(kept, some([13])))
+        keep.ask(kept, QUERIES)
+    finally:
+        jax.monitoring.clear_event_listeners()
     assert compiled == []
+
+
+def test_threads_get_the_answers_of_one_thread():
+    kept = keep.ready(keep.teach(fresh(), some(range(6))))
+    x = some(range(6), each=30, seed=1).x
+    alone = keep.ask(kept, x).probabilities
+    sizes = np.random.default_rng(0).integers(1, 180, 100).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda n: keep.ask(kept, x[:n]).probabilities, sizes))
+    for p in found:
+        np.testing.assert_allclose(p, alone[: len(p)], atol=1e-6)
 
 
 # --- images, and encoders ------------------------------------------------------------------------
