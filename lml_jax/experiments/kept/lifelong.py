@@ -77,7 +77,7 @@ def kept_of(
     of_images = images.x.dtype == np.uint8
     kept = keep.new(
         keep.encoder("flat", {}) if embedding is None else embedding,
-        rule,
+        rule._replace(init=lambda key, classes, z: ({}, state)),
         shape=item,
         dtype="uint8" if of_images else "float32",
         pixels=Pixels(item[:2], "colour" if len(item) == 3 else "grey") if of_images else None,
@@ -85,7 +85,7 @@ def kept_of(
         capacity=stream.classes,
     )
     names = stream.label_names or tuple(f"class {c}" for c in np.asarray(stream.original).tolist())
-    return kept._replace(state=state, names=names, calibration=Calibration())
+    return kept._replace(rule=rule, names=names, calibration=Calibration())
 
 
 def rules() -> Mapping[str, Any]:
@@ -130,7 +130,13 @@ def lifelong_rule(text: str) -> keep.Rule:
     def grow(
         key: Key, params: Params, state: PyTree, classes: int, z: Array
     ) -> tuple[Params, PyTree]:
-        return params, grown(learner, state, items(z), key)
+        try:
+            return params, grown(learner, state, items(z), key)
+        except ValueError as error:
+            raise ValueError(
+                f"{name!r} cannot learn one more class without its stream: what it stores does not "
+                f"grow ({error})"
+            ) from error
 
     def resized(classes: int) -> keep.Rule:
         return lifelong_rule(json.dumps({**about, "classes": classes}, sort_keys=True))
