@@ -243,6 +243,7 @@ def session() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(255 - every.x[row]).save(folder / f"{j}.png")
     command, total = [sys.executable, "-m", "lml_jax"], 0.0
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     for words in (
         ["teach", "mine.kept", "first"],
         ["ask", "mine.kept", "first_test", "--out", "a.csv"],
@@ -252,9 +253,13 @@ def session() -> None:
         begun = time.perf_counter()
         subprocess.run(command + words, cwd=root, check=True)
         total += time.perf_counter() - begun
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
     lines = [line.split(",") for line in (root / "b.csv").read_text().splitlines()[1:]]
     right = np.mean([line[1] in line[0] for line in lines])
-    print(f"session: {total:.1f} s in all; {100 * right:.1f} % of 25 classes right")
+    print(
+        f"session: {total:.1f} s in all, {cpu:.0f} s of CPU; {100 * right:.1f} % of 25 classes right"
+    )
 
 
 PARTS: dict[str, Callable[[], None]] = {

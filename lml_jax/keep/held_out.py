@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 _SHARE = np.uint64(2**64 // 5)  # hashes below it are held out
-_PER_CLASS = 5  # held-out examples of a class, at most
+PER_CLASS = 5  # held-out examples of a class, at most
+NEVER = np.uint64(2**64 - 1)  # a hash that is not held out
 
 
 class HeldOut(NamedTuple):
@@ -82,7 +83,7 @@ def with_held_out(
     order = np.lexsort((every.mark, every.y))
     sorted_y = every.y[order]
     rank = np.arange(len(order)) - np.searchsorted(sorted_y, sorted_y)
-    chosen = np.sort(order[rank < _PER_CLASS])
+    chosen = np.sort(order[rank < PER_CLASS])
     here = np.zeros(len(y), bool)
     here[able[chosen[chosen >= len(held.y)] - len(held.y)]] = True
     return HeldOut(*(part[chosen] for part in every)), here

@@ -10,15 +10,25 @@ from typing import Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from lml_jax.checks import known
 from lml_jax.data.folder import Unreadable, check_all_have, check_names, class_files, readable
 from lml_jax.keep.batches import encode_all, padded, sizes_for
-from lml_jax.keep.held_out import HeldOut, Marks, inserted, marks_of, not_seen, with_held_out
+from lml_jax.keep.held_out import (
+    NEVER,
+    PER_CLASS,
+    HeldOut,
+    Marks,
+    inserted,
+    marks_of,
+    not_seen,
+    with_held_out,
+)
 from lml_jax.keep.kept import Kept, examples_of
-from lml_jax.keep.rules import Rule, some_features
+from lml_jax.keep.rules import RuleLearn, some_features
 from lml_jax.lifelong.growth import capacity_for
-from lml_jax.types import Batch, Dataset
+from lml_jax.types import Batch, Dataset, Params, PyTree
 
 Repeated: TypeAlias = Literal["skip", "count"]
 _CHUNK = 256  # examples that are read and learned at a time
@@ -42,7 +52,8 @@ def teach(
     """The learner after more examples, of classes that it knows or of new ones.
 
     The same examples in any order, in any pieces, saved and loaded in between, give the same
-    predictions up to rounding, where the rule's statistics are exact (all heads).
+    predictions up to rounding, where the rule's statistics are exact (all heads). A rule that
+    cannot unlearn (lifelong learners) never learns the held-out examples, about one in five.
 
     Args:
         kept: the learner; it is not changed.
@@ -136,11 +147,15 @@ _forget = jax.jit(lambda forget, state, label: forget(state, label), static_argn
 
 
 @partial(jax.jit, static_argnums=0)
-def _learn(learn, params, state, z, y, weight):  # type: ignore[no-untyped-def]
+def _learn(
+    learn: RuleLearn, params: Params, state: PyTree, z: Array, y: Array, weight: Array
+) -> PyTree:
     return learn(params, state, z, y, weight)
 
 
-def learned(rule_learn, kept: Kept, state, z: np.ndarray, y: np.ndarray):  # type: ignore[no-untyped-def]
+def learned(
+    rule_learn: RuleLearn, kept: Kept, state: PyTree, z: np.ndarray, y: np.ndarray
+) -> PyTree:
     """The state after features were learned, or unlearned, in batches of few sizes."""
     for part, size in padded(len(y), sizes_for((kept.dim,))):
         own = np.zeros((size, kept.dim), np.float32), np.zeros(size, np.int32)
@@ -219,8 +234,12 @@ def _teach_some(
     z = encode_all(kept.encoder.apply, kept.encoder.params, x, kept.dim)
     if not np.isfinite(z).all():
         raise ValueError("the encoder gives features that are not finite for some of the examples")
-    held, held_here = with_held_out(kept.held_out, z, y, mark)
-    learn_now = slice(None) if kept.rule.unlearn is not None else ~held_here
+    may_be, learn_now = mark, np.ones(len(y), bool)
+    if kept.rule.unlearn is None:  # enough of each class must remain to be learned
+        may_be = np.where(np.bincount(y)[y] >= 2 * PER_CLASS, mark, NEVER)
+    held, held_here = with_held_out(kept.held_out, z, y, may_be)
+    if kept.rule.unlearn is None:
+        learn_now = ~held_here
     state = learned(kept.rule.learn, kept, kept.state, z[learn_now], y[learn_now])
     return kept._replace(state=state, held_out=held, marks=inserted(kept.marks, mark, y)), count
 
@@ -246,9 +265,8 @@ def _with_room(kept: Kept, listed: list[str]) -> Kept:
     return kept._replace(names=tuple(names))
 
 
-def without_held_out(kept: Kept):  # type: ignore[no-untyped-def]
+def without_held_out(kept: Kept) -> PyTree:
     """The state that has never seen the held-out examples."""
-    rule: Rule = kept.rule
-    if rule.unlearn is None:
+    if kept.rule.unlearn is None:
         return kept.state
-    return learned(rule.unlearn, kept, kept.state, kept.held_out.z, kept.held_out.y)
+    return learned(kept.rule.unlearn, kept, kept.state, kept.held_out.z, kept.held_out.y)
