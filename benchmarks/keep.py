@@ -258,7 +258,8 @@ def session() -> None:
     lines = [line.split(",") for line in (root / "b.csv").read_text().splitlines()[1:]]
     right = np.mean([line[1] in line[0] for line in lines])
     print(
-        f"session: {total:.1f} s in all, {cpu:.0f} s of CPU; {100 * right:.1f} % of 25 classes right"
+        f"session: {total:.1f} s in all, {cpu:.0f} s of CPU; {100 * right:.1f} % of the answers "
+        "among 25 classes right"
     )
 
 
