@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from lml_jax import memory, metrics, nets
@@ -80,6 +81,8 @@ def run_online_arms(
     train, test = (mnist(part, data_dir=settings.data_dir) for part in ("train", "test"))
     streams = {seed: stream_of(settings, train, test, seed) for seed in settings.seeds}
     space = label_space_of(next(iter(streams.values())))
+    # All outputs take part from the start, as in the sources.
+    space = space._replace(initial=jnp.ones(space.classes, bool))
     net = nets.mlp(settings.hidden, space.classes)
     # One object for all seeds, so that each is compiled once.
     learners = {name: make(net, space, settings) for name, make in arms.items()}
