@@ -37,11 +37,13 @@ def table(runs: list[Record], figures: Mapping[str, str]) -> str:
 def interval(values: list[float | None], minus: list[float] | None = None) -> str:
     """The mean and half of its 95 % interval, in percent; of one value the value alone.
 
+    "-" where a value is not known.
+
     Example:
         >>> interval([0.5, 0.75]), interval([0.5], [0.25]), interval([None])
         ('62.5 ± 158.8', '+25.0', '-')
     """
-    known = [value for value in values if value is not None]
+    known = [value for value in values if value is not None and not np.isnan(value)]
     if len(known) < len(values):
         return "-"
     zero = [0.0] * len(known) if minus is None else minus

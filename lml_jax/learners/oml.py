@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lml_jax import losses
+from lml_jax.pixels import on_floats
 from lml_jax.types import Batch, ExampleLoss, Key, Learner, Net, Params
 
 
@@ -54,6 +55,8 @@ def oml(
     """
     if classes < 1 or not rate > 0:
         raise ValueError(f"classes must be at least 1 and rate above 0, got {classes} and {rate}")
+
+    net = on_floats(net)
 
     def init(key: Key, x: Array) -> Params:
         key_net, key_head = jax.random.split(key)

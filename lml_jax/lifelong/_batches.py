@@ -168,7 +168,7 @@ def batch_learner(
             value = value * refused
             trained = train.update(state.train, value, grads, tx)
             own = method.moved(state.own, before, trained.params, grads)
-            good = trained.bad_step < 0
+            good = (trained.bad_step < 0) & train.all_finite(value, grads)
             own = jax.tree.map(lambda new, old: jnp.where(good, new, old), own, state.own)
             return state._replace(train=trained, own=own), {"loss": value, **shown}
 

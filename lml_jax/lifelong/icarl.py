@@ -23,6 +23,7 @@ from lml_jax.lifelong._batches import (
 from lml_jax.lifelong.label_space import LabelSpace
 from lml_jax.lifelong.lwf import Teacher
 from lml_jax.memory import herding
+from lml_jax.pixels import on_floats
 from lml_jax.types import (
     Key,
     Learner,
@@ -79,6 +80,7 @@ def icarl(
     check_classes(space, what="iCaRL")
     if bank is None:
         bank = herding(20, classes=space.classes, feature_of=itemgetter(2))
+    net = on_floats(net)
     few_shot = head_learner(
         _unit_length(net), nearest_mean(distance="cosine"), classes=space.classes
     )

@@ -21,6 +21,7 @@ from lml_jax.lifelong._batches import (
 from lml_jax.lifelong.agem import dot
 from lml_jax.lifelong.label_space import LabelSpace
 from lml_jax.memory import reservoir
+from lml_jax.pixels import on_floats
 from lml_jax.types import (
     Batch,
     Key,
@@ -100,7 +101,7 @@ def la_maml(
     if alpha_rate is None and rate is None:
         raise ValueError("expected a rate of theta where alpha is not learned (alpha_rate=None)")
     bank = reservoir(200) if bank is None else bank
-    rule = _positive_part(alpha)
+    net, rule = on_floats(net), _positive_part(alpha)
     learner = maml(net, rule, steps=1, first_order=first_order, unroll=True, remat=False)
 
     def of_batch(params: Params, given: Given, key: Key) -> tuple[Array, Metrics]:

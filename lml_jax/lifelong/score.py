@@ -48,7 +48,7 @@ def class_accuracy(logits: Array, batch: Batch, labels: Array) -> Array:
         0.5
     """
     logits = losses.mask_logits(logits, labels)
-    return accuracy(logits, batch.y, weight=_counted(logits, batch))
+    return accuracy(logits, batch.y, weight=possible(logits, batch))
 
 
 def negative_squared_error(outputs: Array, batch: Batch, labels: Array) -> Array:
@@ -57,7 +57,8 @@ def negative_squared_error(outputs: Array, batch: Batch, labels: Array) -> Array
     return -losses.weighted_mean(each, losses.weights_of(batch))
 
 
-def _counted(logits: Array, batch: Batch) -> Array:
+def possible(logits: Array, batch: Batch) -> Array:
+    """Weights [n] of the examples, 0 where the logit of the own class is -inf or y is -1."""
     y = losses.as_labels(batch.y)
     own = jnp.take_along_axis(logits, jnp.maximum(y, 0)[:, None], axis=1)[:, 0]
     return jnp.where(jnp.isneginf(own), 0.0, losses.labelled(batch))

@@ -19,6 +19,7 @@ from lml_jax.lifelong._base import (
 )
 from lml_jax.lifelong._batches import flattened
 from lml_jax.lifelong.label_space import LabelSpace, training_labels
+from lml_jax.lifelong.score import possible
 from lml_jax.types import (
     Batch,
     Key,
@@ -49,7 +50,7 @@ def streaming(learner: Learner, space: LabelSpace) -> LifelongLearner:
 
     Returns:
         A `LifelongLearner`; `own` holds the fast weights. Its metrics: `loss` and `accuracy` of the
-        batch before it is learned, among the classes seen before.
+        batch before it is learned, of examples of the classes that were learned before.
 
     Raises:
         ValueError: in `step`, for episodes whose labels are local to the episode; of the learner.
@@ -74,11 +75,12 @@ def streaming(learner: Learner, space: LabelSpace) -> LifelongLearner:
         return train.copy(LifelongState(state, space.initial, zero, (), fast))
 
     def shown(state: LifelongState, batch: Batch) -> Metrics:
-        """Of a batch before it is learned; an example of a class not seen before has no part."""
+        """Of a batch before it is learned; an example of a class not learned yet has no part."""
+        params, batch = state.train.params, losses.fill_padding(batch)
         if losses.are_labels(batch.y):
-            batch = batch._replace(weight=losses.labelled(batch, state.seen))
-        params, fast = state.train.params, state.own
-        found = batch_loss(learner.predict, params, fast, batch, state.seen)
+            logits = losses.mask_logits(learner.predict(params, state.own, batch.x), state.seen)
+            batch = batch._replace(weight=possible(logits, batch))
+        found = batch_loss(learner.predict, params, state.own, batch, state.seen)
         return {"loss": found.loss, **found.metrics}
 
     def counted(state: TrainState, good: Array) -> TrainState:

@@ -364,6 +364,20 @@ def test_the_nearest_class_mean_is_the_same_batch_by_batch_and_at_once():
     assert np.asarray(got).argmax(1).tolist() == distance.argmin(1).tolist()
 
 
+def test_steps_of_a_task_before_its_end_have_a_finite_loss():
+    """Its classes were seen, but nothing of them is in the statistics yet."""
+    few_shot = heads.head_learner(linear(), heads.nearest_mean(), classes=C)
+    learner = streaming(few_shot, SPACE)
+    state = learner.init(KEY, FIRST.x)
+    for _ in range(2):
+        state, metrics = learner.step(state, as_tasks(FIRST, 0), KEY)
+        assert (float(metrics["loss"]), int(metrics["bad_step"])) == (0.0, -1)
+    state = learner.end_task(state, FIRST, KEY)
+    state, metrics = learner.step(state, as_tasks(FIRST, 1), KEY)
+    assert float(metrics["loss"]) > 0
+    assert int(state.step) == 3
+
+
 # --- look-ahead ----------------------------------------------------------------------------------
 
 

@@ -13,6 +13,8 @@ from lml_jax.data.arrays import from_arrays
 from lml_jax.data.streams import class_incremental, in_time
 from lml_jax.experiments import one_pass as recipes
 from lml_jax.experiments import published
+from lml_jax.experiments.lifelong import comparison
+from lml_jax.experiments.lifelong.learners import lifelong_learners
 from lml_jax.experiments.one_pass import Online, compare, stream_of
 from lml_jax.learners.maml import maml
 from lml_jax.lifelong.er import er
@@ -134,3 +136,25 @@ def test_quick_says_what_is_modified(few_digits, tmp_path, monkeypatch):
     assert "modified, the protocol's values in brackets: tasks = 2 (1)\npublished: " in report
     with pytest.raises(ValueError, match="sine-maml has no quick settings, expected one of split"):
         published.reproduce("sine-maml", tmp_path / "sine", quick=True)
+
+
+def test_the_families_and_the_baselines_in_one_table(monkeypatch, tmp_path):
+    assert set(comparison.EVERY) <= set(lifelong_learners)
+
+    def record(learner, seed):
+        figures = {"acc": 0.5 + 0.1 * seed, "forgetting": None, "fwt_adapted": float("nan")}
+        sizes = {"bank": 2000, "own": 0}
+        return {"learner": learner, "seed": seed, "bytes": sizes, "seconds": {"train": 1.0},
+                "learning_accuracy": 0.75, **figures}  # fmt: skip
+
+    def run(settings, out, *, learners, seeds, resume):
+        assert settings is comparison.EQUAL
+        return {"runs": [record(name, seed) for seed in seeds for name in learners]}
+
+    monkeypatch.setattr(comparison, "run_lifelong", run)
+    report = comparison.comparison(("er", "ncm"), seeds=(0, 1))(comparison.EQUAL)(tmp_path)
+    lines = report.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["er", "ncm"]
+    # t of one degree of freedom is 12.706; the deviation of 50 and 60 is 7.07
+    found = " ".join(lines[2].split()[1:])
+    assert found == "55.0 ± 63.5 - 75.0 ± 0.0 - (+0.0 ± 0.0) 2 0 1"

@@ -151,22 +151,26 @@ baselines: dict[str, LifelongEntry] = {
         "the nearest class mean in a fixed embedding",
         start="embedding",
         defaults=_ONCE,
+        own_rule=True,
     ),
     "ridge": LifelongEntry(
         lambda c: _exact(c, "ridge"),
         "ridge regression in a fixed embedding",
         start="embedding",
         defaults=_ONCE,
+        own_rule=True,
     ),
     "la-maml": LifelongEntry(
         lambda c: _la_maml(c, alpha_rate=0.3, rate=None),
         "La-MAML, online meta-learning with learned step sizes",
         options=_LOOK,
+        own_rule=True,
     ),
     "c-maml": LifelongEntry(
         lambda c: _la_maml(c, alpha_rate=None, rate=0.1),
         "C-MAML, La-MAML without learned step sizes",
         options={**_LOOK, "alpha": 0.1},
+        own_rule=True,
     ),
     "oml": LifelongEntry(
         _oml,

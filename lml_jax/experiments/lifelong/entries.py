@@ -55,6 +55,7 @@ class LifelongEntry(NamedTuple):
             `reduction` and `past_batch`; a value, or a function of the plan.
         options: settings of its own with their defaults, given as `--options NAME.OPTION=VALUE`.
         generator: context -> the generator that it trains, measured after each task.
+        own_rule: it does not train by `Context.tx`, and has no state of an optimiser.
     """
 
     make: Make
@@ -64,6 +65,7 @@ class LifelongEntry(NamedTuple):
     defaults: Mapping[str, Any] = {}
     options: Mapping[str, Option] = {}
     generator: Callable[[Context], StreamGenerator] | None = None
+    own_rule: bool = False
 
 
 def context_of(plan: Plan, stream: Stream, entry: LifelongEntry) -> Context:

@@ -183,7 +183,7 @@ def build_all(
             own = for_learner(plan, name, defaults=entry.defaults, options=entry.options)
             context = context_of(own, stream, entry)
             learner = entry.make(context)
-            if plan.settings.fresh_optimizer:
+            if plan.settings.fresh_optimizer and not entry.own_rule:
                 learner = with_fresh_optimizer(learner, context.tx)
             built.append(Built(name, seed, entry, context, learner))
     return built
