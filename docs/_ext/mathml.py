@@ -1,23 +1,29 @@
 """Equations as MathML, which browsers show by themselves: no script, no font, no network."""
 
 from docutils import nodes
-from docutils.utils.math import latex2mathml
+from docutils.utils.math import MathError, latex2mathml
 from sphinx.application import Sphinx
+from sphinx.util import logging
 from sphinx.writers.html5 import HTML5Translator
+
+log = logging.getLogger(__name__)
+
+
+def _mathml(node: nodes.math | nodes.math_block, *, as_block: bool) -> str:
+    try:
+        return latex2mathml.tex2mathml(node.astext(), as_block=as_block)
+    except MathError as error:
+        log.warning("%s", error, location=node)
+        return ""
 
 
 def _inline(self: HTML5Translator, node: nodes.math) -> None:
-    self.body.append(latex2mathml.tex2mathml(node.astext()))
+    self.body.append(_mathml(node, as_block=False))
     raise nodes.SkipNode
 
 
 def _block(self: HTML5Translator, node: nodes.math_block) -> None:
-    code = node.astext()
-    if "\\\\" in code:
-        code = rf"\begin{{align}}{code}\end{{align}}"
-    self.body.append(self.starttag(node, "div", CLASS="math"))
-    self.body.append(latex2mathml.tex2mathml(code, as_block=True))
-    self.body.append("</div>\n")
+    self.body += ['<div class="math">', _mathml(node, as_block=True), "</div>\n"]
     raise nodes.SkipNode
 
 

@@ -15,7 +15,7 @@ from lml_jax.plots.style import COLOURS, LARGE, MEDIUM, line_style, new_axes
 
 def main() -> None:
     """The cosine between the two gradients, for some numbers of inner steps."""
-    rates = np.geomspace(1e-3, 0.2, 16)
+    rates = np.geomspace(3e-4, 0.02, 16)
     figure, axes = new_axes()
     for n, steps in enumerate((1, 3, 10)):
         label = f"{steps} inner step{'s' * (steps > 1)}"
