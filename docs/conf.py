@@ -38,7 +38,8 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
-napoleon_custom_sections = ["Source", "Reference"]
+# As text: napoleon would read `A state. Its fields: ...` as a type and its description.
+napoleon_custom_sections = ["Source", "Reference", ("Returns", "text"), ("Yields", "text")]
 
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3

@@ -49,9 +49,7 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\{special}" if special else f"{word[:-1]}\\_"
 
 
-def _process(
-    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
-) -> None:
+def _process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     lines[:] = escaped(lines)
 
 

@@ -35,7 +35,9 @@ def main(updates: int = 10_000) -> None:
             n = (0, 1, 10).index(s)
             y = learner.predict(state.params, fast, x)
             label = f"after {s} step{'s' * (s != 1)}" if s else "before adaptation"
-            axes.plot(x, y, color=COLOURS[n], label=label, linewidth=1.8, linestyle=("--", "-", "-")[n])
+            axes.plot(
+                x, y, color=COLOURS[n], label=label, linewidth=1.8, linestyle=("--", "-", "-")[n]
+            )
         fast = many.adapt(state.params, one.support, key, fast)
     dense = sample_of(one, x)
     axes.plot(x, dense, color="0.6", linewidth=4, alpha=0.5, label="the task", zorder=0)
