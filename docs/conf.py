@@ -46,6 +46,8 @@ myst_heading_anchors = 3
 
 html_theme = "furo"
 html_title = "lml_jax"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 html_show_sphinx = False
 html_copy_source = False

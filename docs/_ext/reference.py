@@ -95,7 +95,8 @@ def _index(every: dict[str, list[Module]]) -> str:
     about = [
         _title("API reference", "="),
         "Every public name, one page for each part of the package. Functions that build something",
-        "(data sets, streams, learners, generators) are also in :doc:`lml_jax` itself.",
+        "(data sets, streams, learners, generators) are also in :doc:`lml_jax` itself, as in",
+        "``import lml_jax as lml; lml.maml(...)``.",
         "",
         ".. toctree::",
         "   :maxdepth: 1",
@@ -109,7 +110,8 @@ def _page(own: list[Module], every: dict[str, list[Module]]) -> str:
     by_name = {module.name: module for found in every.values() for module in found}
     parts: list[str] = []
     for module in own:
-        parts += [_title(module.name, "=" if module is own[0] else "-")]
+        title = module.name.removeprefix("lml_jax.")
+        parts += [_title(title, "=" if module is own[0] else "-")]
         parts += [f".. automodule:: {module.name}"]
         parts += [f"   :members: {', '.join(module.documented)}"] if module.documented else []
         parts += [""]
@@ -117,8 +119,8 @@ def _page(own: list[Module], every: dict[str, list[Module]]) -> str:
             parts += [f".. py:data:: {name}", f"   :module: {module.name}", ""]
             parts += [f"   {escaped([comment])[0]}", ""]
         if module.exported:
-            parts += ["Names that are imported here:", ""]
-            parts += [_link(name, at, by_name) for name, at in module.exported.items()] + [""]
+            links = [_link(name, at, by_name) for name, at in module.exported.items()]
+            parts += ["Names that it offers:", "", ",\n".join(links) + ".", ""]
     return "\n".join(parts) + "\n"
 
 
@@ -131,7 +133,7 @@ def _link(name: str, at: str, by_name: dict[str, Module]) -> str:
         while home in by_name and own in by_name[home].exported:
             at = by_name[home].exported[own]
             home, _, own = at.rpartition(".")
-    return f"- {kind}`{name} <{at}>`"
+    return f"{kind}`{name} <{at}>`"
 
 
 def _title(text: str, line: str) -> str:
