@@ -31,6 +31,7 @@ autodoc_default_options = {
     "special-members": "__call__",
     "no-value": True,
 }
+autodoc_inherit_docstrings = False
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 88

@@ -21,6 +21,7 @@ class Module(NamedTuple):
     documented: tuple[str, ...]  # functions and classes
     values: dict[str, str]  # constants and type aliases, with the comment on each
     exported: dict[str, str]  # name -> where it is imported from
+    summaries: dict[str, str]  # the first line of each docstring; "" names the module
 
 
 def modules() -> list[Module]:
@@ -38,14 +39,16 @@ def _module(name: str, source: str) -> Module:
     documented: list[str] = []
     values: dict[str, str] = {}
     exported: dict[str, str] = {}
-    lines = source.splitlines()
-    for node in ast.parse(source).body:
+    lines, tree = source.splitlines(), ast.parse(source)
+    summaries = {"": _summary(tree)}
+    for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             documented.append(node.name)
+            summaries[node.name] = _summary(node)
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            comment = _comment(lines, node)
-            values |= {target.id: comment for target in targets if isinstance(target, ast.Name)}
+            named = [target.id for target in targets if isinstance(target, ast.Name)]
+            values |= dict.fromkeys(named, _comment(lines, node))
         elif isinstance(node, ast.ImportFrom):
             own = [alias.name for alias in node.names if alias.asname == alias.name]
             # What is private where it is defined is documented where it is offered.
@@ -57,7 +60,12 @@ def _module(name: str, source: str) -> Module:
         tuple(n for n in documented if not n.startswith("_")),
         {n: comment for n, comment in values.items() if not n.startswith("_")},
         {n: at for n, at in exported.items() if not n.startswith("_")},
+        {**summaries, **values},
     )
+
+
+def _summary(node: ast.Module | ast.FunctionDef | ast.ClassDef) -> str:
+    return (ast.get_docstring(node) or "").partition("\n")[0]
 
 
 def _comment(lines: list[str], node: ast.Assign | ast.AnnAssign) -> str:
@@ -120,20 +128,21 @@ def _page(own: list[Module], every: dict[str, list[Module]]) -> str:
             parts += [f"   {escaped([comment])[0]}", ""]
         if module.exported:
             links = [_link(name, at, by_name) for name, at in module.exported.items()]
-            parts += ["Names that it offers:", "", ",\n".join(links) + ".", ""]
+            parts += ["Names that it offers:", "", *links, ""]
     return "\n".join(parts) + "\n"
 
 
 def _link(name: str, at: str, by_name: dict[str, Module]) -> str:
+    """A line of a list: the name, which links to its definition, and what it is."""
     if at in by_name:
-        kind = ":py:mod:"
+        kind, summary = ":py:mod:", by_name[at].summaries[""]
     else:
-        kind = ":py:obj:"
         home, _, own = at.rpartition(".")
-        while home in by_name and own in by_name[home].exported:
+        while own in by_name[home].exported:
             at = by_name[home].exported[own]
             home, _, own = at.rpartition(".")
-    return f"{kind}`{name} <{at}>`"
+        kind, summary = ":py:obj:", by_name[home].summaries.get(own, "")
+    return f"- {kind}`{name} <{at}>`" + (f": {escaped([summary])[0]}" if summary else "")
 
 
 def _title(text: str, line: str) -> str:
