@@ -34,8 +34,8 @@ def _small_process():
 def python_blocks():
     """Run the Python blocks of a page one after another in one namespace, which is returned."""
 
-    def run(path, names=None, *, where=lambda block: True):
-        names = {} if names is None else names
+    def run(path, *, where=lambda block: True):
+        names = {}
         blocks = re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
         assert blocks, f"{path} has no Python block"
         for i, block in enumerate(blocks):

@@ -10,13 +10,13 @@ from typing import Any, Protocol
 from sphinx.application import Sphinx
 
 SPECIAL = re.compile(r"(`[^`]*`)|([*|\\])|(\w_)(?!\w)")
-RESULT = re.compile(r"^(\s*)(>>>|\.\.\.)")
+EXAMPLE = re.compile(r"^(\s*)(>>>|\.\.\.)")
 
 
 def escaped(lines: list[str]) -> list[str]:
     """The lines with what reStructuredText would read as markup escaped.
 
-    Code in backticks may go over the end of a line; doctests and indented blocks stay as they are.
+    Code in backticks may go over the end of a line; doctests stay as they are.
 
     Example:
         >>> escaped(["L(a) = |a|, as `x|` says"])
@@ -32,7 +32,7 @@ def escaped(lines: list[str]) -> list[str]:
         text.clear()
 
     for line in lines:
-        example = bool(RESULT.match(line)) or (example and bool(line.strip()))
+        example = bool(EXAMPLE.match(line)) or (example and bool(line.strip()))
         if example or not line.strip():
             flush()
             out.append(line)
