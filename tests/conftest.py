@@ -3,6 +3,7 @@
 import gc
 import itertools
 import os
+import re
 from importlib.metadata import version
 
 # Most tests mostly compile, and compare what does not depend on how well: the processes that they
@@ -27,6 +28,22 @@ def _small_process():
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(scope="session")
+def python_blocks():
+    """Run the Python blocks of a page one after another in one namespace, which is returned."""
+
+    def run(path, *, where=lambda block: True):
+        names = {}
+        blocks = re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+        assert blocks, f"{path} has no Python block"
+        for i, block in enumerate(blocks):
+            if where(block):
+                exec(compile(block, f"{path.name}, block {i}", "exec"), names)
+        return names
+
+    return run
 
 
 @pytest.fixture

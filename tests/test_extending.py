@@ -1,6 +1,5 @@
 """The worked examples of docs/extending.md: they run, and do what the page says."""
 
-import re
 from pathlib import Path
 
 import jax
@@ -16,19 +15,16 @@ from lml_jax.experiments.lifelong.run import run_lifelong
 from lml_jax.experiments.lifelong.settings import Lifelong
 from lml_jax.lifelong.online import run_online
 
-PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
+PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
 KEY = jax.random.key(0)
 
 
 @pytest.fixture(scope="module")
-def names():
+def names(python_blocks):
     before = [
         (d, dict(d)) for d in (registry.lifelong_learners, registry.datasets, registry.recipes)
     ]
-    found = {}
-    for i, block in enumerate(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)):
-        exec(compile(block, f"docs/extending.md, block {i}", "exec"), found)
-    yield found
+    yield python_blocks(PAGE)
     for own, old in before:
         own.clear()
         own.update(old)

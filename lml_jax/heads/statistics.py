@@ -9,15 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from lml_jax.checks import concrete
-from lml_jax.heads._sums import (
-    Moments,
-    Statistics,
-    checked,
-    in_blocks,
-    matmul,
-    nonzero,
-    two_sum,
-)
+from lml_jax.heads._sums import Moments as Moments
+from lml_jax.heads._sums import Statistics as Statistics
+from lml_jax.heads._sums import checked, in_blocks, matmul, nonzero, two_sum
 
 
 def empty(classes: int, dim: int, *, spread: bool = False, scatter: bool = False) -> Statistics:
