@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lml_jax.metrics import generators as gm
-from lml_jax.metrics.diversity import diversity_ratio, warn_if_collapsed
+from lml_jax.metrics.diversity import collapse_of, diversity_ratio, warn_if_collapsed
 
 VARIANTS = pytest.mark.parametrize("variant", [lambda f, **kw: f, jax.jit])
 
@@ -172,3 +172,9 @@ def test_a_collapsed_generator_is_not_passed_over_in_silence():
     for ratio in (0.3, float("nan")):
         with pytest.warns(RuntimeWarning, match="collapsed after task 2: .* at least 0.5"):
             assert warn_if_collapsed(ratio, threshold=0.5, where=" after task 2")
+
+
+def test_a_message_names_no_more_classes_than_can_be_read():
+    message = collapse_of(0.1, threshold=0.5, each=[0.1] * 9)
+    assert "4 (0.10) and 4 more" in message
+    assert "5 (0.10)" not in message

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lml_jax import losses
+from lml_jax.lifelong.label_space import classes_in
 from lml_jax.types import Batch, Key, MemoryBank, PyTree
 
 
@@ -86,3 +87,24 @@ def _ranked(batch: Batch, key: Key, classes: int) -> tuple[Array, Array]:
     first = jnp.searchsorted(y[order], y[order])
     rank = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)) - first)
     return order, rank
+
+
+def with_a_prototype(query: Batch, support: Batch, boundless: Array, classes: int) -> Batch:
+    """The query set of a half batch, without examples of a class that the support set lacks.
+
+    The halves of a batch are random: the only example of a class may be among the queries.
+    """
+    y = losses.as_labels(query.y)
+    # A label outside the label space stays: the loss of it is not finite, and says so.
+    there = classes_in(support, classes).at[y].get(mode="fill", fill_value=True)
+    return query._replace(weight=jnp.where(boundless & ~there, 0.0, losses.labelled(query)))
+
+
+def check_room(bank: MemoryBank, memory: PyTree, taken: int, retained: bool) -> None:
+    room = jax.eval_shape(bank.contents, memory)[1].shape[0]
+    if retained and room <= taken:
+        raise ValueError(
+            f"the bank has room for {room} examples, and a support set may take {taken} of them "
+            "(shots x classes): no queries are left for the retention loss; expected a larger "
+            "bank, fewer shots, or retention_weight=0"
+        )

@@ -150,7 +150,8 @@ def memory_learner(
         )  # fmt: skip
         support = losses.concatenated(_as_labelled(task.support), drawn.support)
         fast = learner.adapt(params, losses.fill_padding(support), key_adapt)
-        value, metrics = batch_loss(learner.predict, params, fast, task.query, labels, loss)
+        query = _support.with_a_prototype(task.query, support, past.boundless, classes)
+        value, metrics = batch_loss(learner.predict, params, fast, query, labels, loss)
         value = value * refused_id(task, space)
         metrics = {"query_loss": value, **metrics}
         if retained:
@@ -174,7 +175,7 @@ def memory_learner(
         params = learner.init(key, x) if params is None else params
         _check_classes(learner, params, x, classes)
         memory, zero = bank.init(space.item(x)), jnp.zeros((), jnp.int32)
-        _check_room(bank, memory, shots * classes, retained)
+        _support.check_room(bank, memory, shots * classes, retained)
         if recall_by == "statistics":
             own = Recalled(start(learner, params, x), zero)
         else:
@@ -279,16 +280,6 @@ def _check_classes(learner: Learner, params: Params, x: Array, classes: int) -> 
     if found != classes:
         raise ValueError(
             f"the learner has {found} classes, expected {classes}, as the label space has"
-        )
-
-
-def _check_room(bank: MemoryBank, memory: PyTree, taken: int, retained: bool) -> None:
-    room = jax.eval_shape(bank.contents, memory)[1].shape[0]
-    if retained and room <= taken:
-        raise ValueError(
-            f"the bank has room for {room} examples, and a support set may take {taken} of them "
-            "(shots x classes): no queries are left for the retention loss; expected a larger "
-            "bank, fewer shots, or retention_weight=0"
         )
 
 

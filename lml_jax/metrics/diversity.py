@@ -11,6 +11,8 @@ from lml_jax.losses.weights import at_least_float32
 from lml_jax.metrics.fewshot import undefined_where
 from lml_jax.metrics.generators import checked_features, ratio_or
 
+LISTED = 5  # collapsed classes that a warning names, at most
+
 
 def diversity_ratio(
     real: Array,
@@ -84,26 +86,40 @@ def class_diversity_ratios(
     return undefined_where(~both, ratio_or(fake_std, real_std))
 
 
-def warn_if_collapsed(
+def collapse_of(
     ratio: float, *, threshold: float, each: Sequence[float] = (), where: str = ""
 ) -> str | None:
-    """Warn, and return the message, if a diversity ratio is below `threshold` or not a number.
+    """What to say of a diversity ratio below `threshold` or not a number; None of any other.
 
     `each` are the ratios of classes, of which one below half of the threshold is too little.
 
     Example:
-        >>> warn_if_collapsed(0.9, threshold=0.5, each=[0.9, 0.9]) is None
+        >>> collapse_of(0.9, threshold=0.5, each=[0.9, 0.9]) is None
         True
     """
     low = [f"{c} ({value:.2f})" for c, value in enumerate(each) if value < threshold / 2]
     if ratio >= threshold and not low:
         return None
-    message = (
+    listed = ", ".join(low[:LISTED]) + (f" and {len(low) - LISTED} more" * (len(low) > LISTED))
+    return (
         f"the generator has collapsed{where}: the diversity within its classes is {ratio:.2f} of "
         f"the real one, expected at least {threshold:g}"
-        + (f" and {threshold / 2:g} of each; in class {', '.join(low)}" if low else "")
+        + (f" and {threshold / 2:g} of each; in class {listed}" if low else "")
     )
-    warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+def warn_if_collapsed(
+    ratio: float, *, threshold: float, each: Sequence[float] = (), where: str = ""
+) -> str | None:
+    """Warn with `collapse_of`, if there is something to say, and return it.
+
+    Example:
+        >>> warn_if_collapsed(0.9, threshold=0.5, each=[0.9, 0.9]) is None
+        True
+    """
+    message = collapse_of(ratio, threshold=threshold, each=each, where=where)
+    if message is not None:
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
     return message
 
 

@@ -378,6 +378,19 @@ def test_recall_of_an_online_stream_at_defaults():
     assert scores[None] == scores["bank"] > 0.8
 
 
+def test_a_batch_with_one_example_of_a_class_stops_no_memory_learner():
+    """Half of a batch are queries; one whose class has no other example has no part in the loss."""
+    blurred = in_time(
+        class_incremental(data((30,) * CLASSES), tasks=TASKS, classes_per_task=2, seed=0,
+                          train_per_class=20), batch_size=4, seed=0, blur=0.5,
+    )  # fmt: skip
+    few_shot = protonet(nets.mlp([16], 8), classes=CLASSES)
+    learner = memory_learner(few_shot, TX, label_space_of(blurred), shots=2, past_batch=4)
+    *_, run = run_online(learner, blurred, KEY, score_every=100)
+    assert int(run.state.bad_step) == -1
+    assert run.anytime[-1] > 0.5
+
+
 def rebuilt(sent):
     """What another process does: a learner is built there, of what was sent."""
     stream, state, rate = pickle.loads(sent)

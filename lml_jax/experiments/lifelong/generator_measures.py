@@ -1,5 +1,6 @@
 """The measures of a generator after each task, as the record of a lifelong run has them."""
 
+import warnings
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -38,6 +39,9 @@ def measurements(
             key = jax.random.fold_in(jax.random.key(seed), row)
             found = judge()(run.state.own.generator, row, key)
             rows[row - 1 :] = [_watched(found, context.stream, row, place, s.collapse)]
+            said = [row["warning"] for row in rows if row["warning"]]
+            if said == [rows[-1]["warning"]]:  # the first of this run; the record has all of them
+                warnings.warn(said[0], RuntimeWarning, stacklevel=2)
         if len(rows) < row:
             raise ValueError(
                 f"{place.folder / 'metrics.json'} has the measures of {place.about} after "
@@ -66,14 +70,14 @@ def summary_of(rows: list[Record], tasks: int) -> Record:
 def _watched(found: Record, stream: Stream, row: int, place: Place, collapse: float) -> Record:
     """Measures after task `row`, with the grid of samples drawn into the folder.
 
-    `warning` is None, or says that the diversity is below `collapse`, as the screen does.
+    `warning` is None, or says that the diversity is below `collapse`.
     """
     where = f"{place.about.replace('_seed', ', seed ')}, after task {row}"
     grid = found.pop("grid")
     if grid.ndim > 3:  # of images; features are not drawn
         figure = plots.sample_grid(grid, grid_labels(stream, row), title=where)
         plots.save(figure, place.folder / f"samples_{place.about}_task{row}.png")
-    warning = diversity.warn_if_collapsed(
+    warning = diversity.collapse_of(
         found["diversity"],
         threshold=collapse,
         each=found["class_diversity"].tolist(),
