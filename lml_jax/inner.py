@@ -128,7 +128,7 @@ def step_size(x: Array | np.ndarray, *, base: float = 0.1, at: float = 128.0) ->
         alpha in (0, base].
 
     Raises:
-        ValueError: for no example, or sizes that are not above 0.
+        ValueError: for no example or one that is not finite, or sizes that are not above 0.
 
     Example:
         >>> step_size(np.ones((5, 8, 8)))
@@ -141,7 +141,10 @@ def step_size(x: Array | np.ndarray, *, base: float = 0.1, at: float = 128.0) ->
             f"expected examples, base > 0 and at > 0; got {len(x)} examples, {base} and {at}"
         )
     rows = np.asarray(as_float(jnp.asarray(x)), np.float64).reshape(len(x), -1)
-    return base * min(1.0, at / max(float(np.square(rows).sum(1).mean()), at))
+    size = float(np.square(rows).sum(1).mean())
+    if not np.isfinite(size):
+        raise ValueError(f"expected finite examples, got a mean squared norm of {size}")
+    return base * min(1.0, at / max(size, at))
 
 
 def split(params: Params, where: Callable[[str], bool] | None) -> tuple[Params, Params]:

@@ -1,6 +1,7 @@
 """The report of a finished run as one HTML file that needs nothing else."""
 
 import base64
+import glob
 import html
 import io
 import json
@@ -85,7 +86,8 @@ def _lifelong(record: Record, folder: Path) -> Iterator[str]:
     for run in runs:
         about = f"{run['learner']}, seed {run['seed']}"
         yield f"<h2>{html.escape(about)}</h2>" + _image(plots.heatmap(run), f"R of {about}")
-        for path in sorted(folder.glob(f"*{run['learner']}_seed{run['seed']}*.png")):
+        samples = f"samples_{glob.escape(run['learner'])}_seed{run['seed']}_task*.png"
+        for path in sorted(folder.glob(samples), key=lambda path: (len(path.name), path.name)):
             yield _embedded(path.read_bytes(), path.stem)
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lml_jax import losses
+from lml_jax.checks import possible
 from lml_jax.pixels import on_floats
 from lml_jax.types import Batch, ExampleLoss, Key, Learner, Net, Params
 
@@ -53,7 +54,7 @@ def oml(
         https://arxiv.org/abs/1905.12588. The authors' code also draws the rows of the head anew for
         the classes of each trajectory; here they are those of W_0.
     """
-    if classes < 1 or not rate > 0:
+    if classes < 1 or not possible(lambda r: r > 0, rate):
         raise ValueError(f"classes must be at least 1 and rate above 0, got {classes} and {rate}")
 
     net = on_floats(net)

@@ -20,6 +20,7 @@ from lml_jax.lifelong._base import (
     refused_id,
     seen_after,
     start,
+    unknown_labels,
 )
 from lml_jax.lifelong._gradient import as_stored
 from lml_jax.lifelong.history import Draw
@@ -177,9 +178,17 @@ def batch_learner(
         else:
             moved, every = jax.lax.scan(once, state, jax.random.split(key, method.updates))
             metrics = jax.tree.map(lambda values: values[-1], every)
-            # A run counts its calls of `step`.
-            step = state.train.step + jnp.where(moved.train.bad_step < 0, 1, 0)
-            moved = moved._replace(train=moved.train._replace(step=step))
+            # A run counts its calls of `step`, and one of which an update is refused has no effect.
+            refused_now = (moved.train.bad_step >= 0) & (state.train.bad_step < 0)
+            kept = jax.tree.map(lambda old, new: jnp.where(refused_now, old, new), state, moved)
+            good = moved.train.bad_step < 0
+            bad_step = jnp.where(refused_now, state.train.step, moved.train.bad_step)
+            counted = kept.train._replace(
+                step=state.train.step + jnp.where(good, 1, 0),
+                bad_step=bad_step,
+                bad_parts=moved.train.bad_parts,
+            )
+            moved = kept._replace(train=counted)
         return moved, {**metrics, "bad_step": moved.train.bad_step}
 
     def step(state: LifelongState, tasks: Task, key: Key) -> tuple[LifelongState, Metrics]:
@@ -209,7 +218,8 @@ def batch_learner(
         items = (batch.x, as_stored(batch.y), *more, _task_of(state, batch))
         # Stored after the update was accepted, so that the bank is read before it is written: XLA
         # copies a bank for which it may do both in any order.
-        counts = (losses.labelled(batch) > 0) & (state.train.bad_step < 0)
+        counts = (losses.labelled(batch) > 0) & ~unknown_labels(batch, space)
+        counts &= state.train.bad_step < 0
         return state._replace(memory=bank.insert(state.memory, items, key, counts))
 
     def end_task(state: LifelongState, batch: Batch, key: Key) -> LifelongState:

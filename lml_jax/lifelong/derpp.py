@@ -46,7 +46,7 @@ def derpp(
         learner: whose network is trained.
         tx: the update rule.
         space: the label space.
-        bank: M, of items (x, y, z, task); None for `reservoir(200)`.
+        bank: M, of items (x, y, z, task); None for `reservoir(500)`.
         past_batch: m >= 1, examples in each of the two draws.
         updates: on each batch, each with draws of its own, >= 1.
         logits_weight: alpha >= 0. The squared error is a mean over classes, as in the authors'
@@ -78,7 +78,7 @@ def derpp(
             "logits_weight and labels_weight must be at least 0, got "
             f"{logits_weight} and {labels_weight}"
         )
-    bank = reservoir(200) if bank is None else bank
+    bank = reservoir(500) if bank is None else bank
 
     def of_batch(params: Params, given: Given, key: Key) -> tuple[Array, Metrics]:
         keys = jax.random.split(key)

@@ -76,8 +76,8 @@ def ewc(
     Source:
         Kirkpatrick et al. Overcoming catastrophic forgetting in neural networks, 2017,
         https://arxiv.org/abs/1612.00796, equation 3; Schwarz et al. Progress & Compress, 2018,
-        https://arxiv.org/abs/1805.06370, equation 9 (online, with gamma). The defaults are those
-        of Mammoth for Split MNIST, whose lambda is without the 1/2.
+        https://arxiv.org/abs/1805.06370, equation 9 (online, with gamma). `strength` and
+        `decay` are those of Mammoth for Split MNIST, whose lambda is without the 1/2.
     """
     known(fisher, ("expected", "empirical"), what="fisher")
     check_classes(space, what="EWC")
@@ -154,7 +154,8 @@ def fisher_diagonal(
 
     groups = _in_groups((batch.x, y, labels, weight), _AT_ONCE)
     total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), groups)
-    return jax.tree.map(lambda t: t / jnp.maximum(jnp.sum(weight), 1.0), total)
+    mass = jnp.sum(weight)
+    return jax.tree.map(lambda t: t / jnp.where(mass > 0, mass, 1.0), total)
 
 
 def _in_groups(arrays: tuple[Array, ...], size: int) -> tuple[Array, ...]:

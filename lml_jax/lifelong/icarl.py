@@ -107,7 +107,11 @@ def icarl(
         each = jnp.where(given.seen[None], optax.sigmoid_binary_cross_entropy(z, target), 0.0)
         right = jnp.argmax(losses.mask_logits(z, given.seen), 1) == batch.y
         accuracy = losses.weighted_mean(right.astype(z.dtype), weight)
-        return losses.weighted_mean(jnp.sum(each, 1), weight), {"accuracy": accuracy}
+        # A label outside the label space has no one-hot row: its loss is not finite, and says so.
+        wrong = losses.outside(batch.y, space.classes) & (losses.weights_of(batch) > 0)
+        refused = losses.nan_where(wrong.any())
+        value = losses.weighted_mean(jnp.sum(each, 1), weight) * refused
+        return value, {"accuracy": accuracy}
 
     def own(params: Params) -> Teacher:
         return Teacher(params, jnp.zeros(space.classes, bool))

@@ -6,7 +6,7 @@ import optax
 from jax import Array
 
 from lml_jax import inner, losses
-from lml_jax.checks import check_positive
+from lml_jax.checks import check_positive, possible
 from lml_jax.learners.maml import maml
 from lml_jax.lifelong._base import share
 from lml_jax.lifelong._batches import (
@@ -96,7 +96,7 @@ def la_maml(
     check_classes(space, what="La-MAML")
     numbers = {"alpha": alpha, "alpha_rate": alpha_rate, "rate": rate, "clip": clip}
     for name, value in numbers.items():
-        if value is not None and not value > 0:
+        if value is not None and not possible(lambda v: v > 0, value):
             raise ValueError(f"{name} must be above 0, got {value}")
     if alpha_rate is None and rate is None:
         raise ValueError("expected a rate of theta where alpha is not learned (alpha_rate=None)")
@@ -137,7 +137,10 @@ def la_maml(
 
     def init(key: Key, x: Array, params: Params | None = None) -> LifelongState:
         if params is not None:  # of MAML, whose rule may have learned nothing
-            params = {**params, "alpha": rule.init(params["theta"])}
+            fresh = rule.init(params["theta"])
+            own = params.get("alpha", ())
+            same = jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, fresh)
+            params = {**params, "alpha": own if same else fresh}
         return base.init(key, x, params)
 
     return base._replace(init=init)

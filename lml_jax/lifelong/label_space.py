@@ -72,7 +72,7 @@ def classes_in(batch: Batch, classes: int) -> Array:
     y = batch.y
     if not jnp.issubdtype(y.dtype, jnp.integer):
         return jnp.zeros(classes, bool)
-    losses.check_labels(y, classes)
+    losses.check_labels(y, classes, batch.weight)
     counts = (y >= 0) if batch.weight is None else (y >= 0) & (batch.weight > 0)
     return jnp.zeros(classes, bool).at[jnp.where(counts, y, classes)].set(True, mode="drop")
 

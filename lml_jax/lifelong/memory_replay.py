@@ -224,10 +224,11 @@ def memory_learner(
     def end_task(state: LifelongState, batch: Batch, key: Key) -> LifelongState:
         check_finished(state, space)
         state = state._replace(seen=seen_after(state, classes, batch))
-        state = stored(state, batch, key)
+        key_store, key_recall = jax.random.split(key)
+        state = stored(state, batch, key_store)
         if recall_by == "samples":
             # Once per task and not at every recall: valid until the parameters move.
-            own = recalled(state.train.params, state.memory, state.train.step, key)
+            own = recalled(state.train.params, state.memory, state.train.step, key_recall)
             # A copy: what is donated may not hold a buffer twice, and this is the counter's.
             state = state._replace(own=train.copy(own))
         return finished_after(state, space, batch)

@@ -89,7 +89,8 @@ def si(
         held, omega = given.own
 
         def add(big: Array, small: Array, new: Array, anchor: Array) -> Array:
-            return big + small / (jnp.square(new - anchor) + damping)
+            # As the authors' code does: a negative importance would reward moving away.
+            return jax.nn.relu(big + small / (jnp.square(new - anchor) + damping))
 
         importance = jax.tree.map(add, held.importance, omega, params, held.params)
         return Path(Anchor(params, importance), jax.tree.map(jnp.zeros_like, params))

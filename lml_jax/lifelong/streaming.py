@@ -104,7 +104,7 @@ def streaming(learner: Learner, space: LabelSpace) -> LifelongLearner:
         state = state._replace(seen=seen_after(state, space.classes, batch))
         labels = training_labels(space, state.seen, jnp.full(batch.y.shape[0], state.finished))
         fast = learner.adapt(state.train.params, batch, key, state.own, labels)
-        good = train.all_finite(jnp.zeros(()), fast)
+        good = train.all_finite(jnp.zeros(()), fast) & (state.train.bad_step < 0)
         fast = jax.tree.map(lambda new, old: jnp.where(good, new, old), fast, state.own)
         return state._replace(own=fast), good
 
@@ -117,7 +117,11 @@ def streaming(learner: Learner, space: LabelSpace) -> LifelongLearner:
 
     def end_task(state: LifelongState, batch: Batch, key: Key) -> LifelongState:
         check_finished(state, space)
-        return finished_after(learned(state, batch, key)[0], space, batch)
+        state, good = learned(state, batch, key)
+        step, bad_step = state.train.step, state.train.bad_step
+        bad_step = jnp.where(good | (bad_step >= 0), bad_step, step)
+        state = state._replace(train=state.train._replace(bad_step=bad_step))
+        return finished_after(state, space, batch)
 
     def recall(state: LifelongState, x: Array, key: Key) -> Array:
         return learner.predict(state.train.params, state.own, x)

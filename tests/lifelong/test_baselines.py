@@ -460,3 +460,65 @@ def test_an_update_that_is_not_finite_is_refused_and_leaves_everything_as_it_was
     assert_close(weights_of(after.own.omega), weights_of(state.own.omega), rtol=0, atol=0)
     with pytest.raises(ValueError, match="number their classes"):
         learner.step(state, as_tasks(FIRST, 0)._replace(id=None), KEY)
+
+
+def test_a_label_outside_the_label_space_stops_icarl_inside_jit():
+    learner = icarl(nets.mlp([4], 4), optax.sgd(0.1), LabelSpace(3, jnp.zeros(4, bool)))
+    x, y = jnp.ones((6, 3)), jnp.array([0, 1, 9, 1, 0, 1])
+    state = learner.init(KEY, x)
+    half = Batch(x[None], y[None])
+    state, metrics = jax.jit(learner.step)(state, Task(half, half, jnp.zeros(1, jnp.int32)), KEY)
+    assert int(metrics["bad_step"]) == 0
+
+
+def test_a_refused_update_of_several_on_a_batch_undoes_them_all():
+    space = LabelSpace(3, jnp.zeros(4, bool))
+    few_shot = maml(nets.mlp([4], 4), optax.sgd(0.1), steps=1)
+    learner = er(few_shot, optax.sgd(1e20), space, updates=5, past_batch=4)
+    x, y = jax.random.normal(KEY, (6, 3)), jnp.array([0, 1, 0, 1, 0, 1])
+    start = learner.init(KEY, x)
+    state, _ = jax.jit(learner.observe)(start, Batch(x, y), KEY)
+    assert (int(state.step), int(state.bad_step)) == (0, 0)
+    jax.tree.map(np.testing.assert_array_equal, state.train.params, start.train.params)
+
+
+def test_a_task_that_is_not_finite_stops_a_streaming_learner():
+    learner = streaming(
+        heads.head_learner(heads.identity, heads.nearest_mean(), classes=4),
+        LabelSpace(3, jnp.zeros(4, bool)),
+    )
+    x, y = jnp.ones((6, 3)), jnp.array([0, 1, 0, 1, 0, 1])
+    start = learner.init(KEY, x)
+    end = jax.jit(learner.end_task)
+    state = end(start, Batch(x.at[0, 0].set(jnp.nan), y), KEY)
+    assert int(state.bad_step) == 0
+    again = end(state, Batch(x, y), KEY)
+    jax.tree.map(np.testing.assert_array_equal, again.own, start.own)
+
+
+def test_padding_with_any_label_ends_a_task():
+    learner = er(maml(nets.mlp([4], 4), optax.sgd(0.1), steps=1), optax.sgd(0.1),
+                 LabelSpace(3, jnp.zeros(4, bool)))  # fmt: skip
+    x, y = jnp.ones((3, 3)), jnp.array([0, 1, 9])
+    state = learner.init(KEY, x)
+    ended = learner.end_task(state, Batch(x, y, jnp.array([1.0, 1.0, 0.0])), KEY)
+    assert ended.seen.tolist() == [True, True, False, False]
+    assert int(ended.bad_step) == -1
+
+
+def test_learned_step_sizes_go_on():
+    learner = la_maml(nets.mlp([4], 4), LabelSpace(3, jnp.zeros(4, bool)))
+    params = learner.init(KEY, jnp.ones((2, 3))).train.params
+    params = {**params, "alpha": jax.tree.map(lambda a: a + 0.1, params["alpha"])}
+    again = learner.init(KEY, jnp.ones((2, 3)), params).train.params
+    jax.tree.map(np.testing.assert_array_equal, again["alpha"], params["alpha"])
+
+
+def test_the_fisher_is_a_mean_under_the_weights():
+    few_shot = maml(nets.mlp([4], 4), optax.sgd(0.1), steps=1)
+    x, y = jax.random.normal(KEY, (6, 3)), jnp.array([0, 1, 0, 1, 0, 1])
+    learner = ewc(few_shot, optax.sgd(0.1), LabelSpace(3, jnp.zeros(4, bool)))
+    state = learner.init(KEY, x)
+    end = jax.jit(learner.end_task)
+    whole, tenth = (end(state, Batch(x, y, jnp.full(6, w)), KEY).own.importance for w in (1.0, 0.1))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), whole, tenth)

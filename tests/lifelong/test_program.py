@@ -12,10 +12,12 @@ from lml_jax import memory, nets
 from lml_jax.data.arrays import from_arrays
 from lml_jax.data.streams import class_incremental
 from lml_jax.learners.maml import maml
+from lml_jax.learners.oml import oml
 from lml_jax.learners.protonet import protonet
 from lml_jax.lifelong.derpp import derpp
 from lml_jax.lifelong.ewc import ewc
 from lml_jax.lifelong.finetune import finetune
+from lml_jax.lifelong.la_maml import la_maml
 from lml_jax.lifelong.label_space import label_space_of
 from lml_jax.lifelong.lifelong_maml import lifelong_maml
 from lml_jax.lifelong.lwf import lwf
@@ -137,6 +139,10 @@ NUMBERS = {
     "strength": lambda v, space: ewc(descent(), TX, space, strength=v),
     "logits": lambda v, space: derpp(descent(), TX, space, logits_weight=v),
     "temperature": lambda v, space: lwf(descent(), TX, space, temperature=v),
+    "alpha": lambda v, space: la_maml(nets.mlp([16], CLASSES), space, alpha=v),
+    "inner": lambda v, space: lifelong_maml(
+        oml(nets.mlp([16], 8), classes=CLASSES, rate=v), TX, space
+    ),
     "damping": lambda v, space: si(descent(), TX, space, damping=v),
 }
 
@@ -153,5 +159,5 @@ def test_every_setting_in_a_formula_can_be_mapped_over(name, streams):
     shapes = jax.eval_shape(jax.vmap(run, in_axes=(0, None)), jnp.ones(3) / 2, jax.random.key(0))
     assert shapes.shape == (3, TASKS + 1, TASKS)
     if name != "rate":
-        with pytest.raises(ValueError, match="must be"):
+        with pytest.raises(ValueError, match=r"must be|and rate above 0"):
             NUMBERS[name](-1.0, space)

@@ -71,7 +71,7 @@ def _exact(c: Context, name: str) -> LifelongLearner:
 def _oml(c: Context) -> LifelongLearner:
     """OML along the stream: its loss on past tasks is that of lifelong MAML, without decay."""
     net = c.plan.net.embedding(c.plan.settings.width)
-    few_shot = oml(net, classes=c.stream.classes, **c.plan.options)  # type: ignore[arg-type]
+    few_shot = oml(net, classes=c.stream.classes, rate=c.plan.inner_rate)
     base = lifelong_maml(
         few_shot,
         c.tx,
@@ -177,6 +177,5 @@ baselines: dict[str, LifelongEntry] = {
         "OML, a representation for a head that learns online",
         start="embedding",
         defaults=_REPLAY,
-        options={"rate": 0.03},
     ),
 }

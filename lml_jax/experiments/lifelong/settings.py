@@ -66,7 +66,7 @@ class Lifelong:
     reduction: Reduction | None = None  # over past tasks
     every_task: bool = False  # use every past task at each update, instead of a random one
     past_batch: int | None = None  # examples of past tasks per update
-    capacity: int = 50  # examples stored per task, of lifelong-maml
+    capacity: int = 50  # examples stored per task, of lifelong-maml and the baselines
     few_shot: Annotated[str, one_of(embeddings)] = "protonet"  # of the memory learner
     per_class: int = 15  # examples stored per class, of the memory learner and of a GAN with a bank
     memory_shots: int = 5  # stored examples per class in a support set
