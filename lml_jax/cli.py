@@ -19,8 +19,8 @@ from lml_jax.experiments.fewshot.report import table as few_shot_table
 from lml_jax.experiments.fewshot.run import run_fewshot
 from lml_jax.experiments.fewshot.settings import FewShot
 from lml_jax.experiments.kept import commands as kept
-from lml_jax.experiments.lifelong import report
 from lml_jax.experiments.lifelong.learners import FAMILIES
+from lml_jax.experiments.lifelong.report import table as lifelong_table
 from lml_jax.experiments.lifelong.run import run_lifelong
 from lml_jax.experiments.lifelong.settings import Lifelong
 from lml_jax.experiments.page import write_page
@@ -62,7 +62,7 @@ def lifelong(
         settings, out, learners=learners, seeds=seeds, resume=resume, save_every=save_every,
         progress=not quiet,
     )  # fmt: skip
-    text = report.table(result, bold=sys.stdout.isatty())
+    text = lifelong_table(result, bold=sys.stdout.isatty())
     show(as_json(result) if json else f"{text}\nmetrics.json and figures are in {out}")
 
 
@@ -120,7 +120,7 @@ def reproduce(
     show(published.reproduce(recipe, folder, data_dir=data_dir, quick=quick, resume=resume))
 
 
-def page(run: Annotated[Path, tyro.conf.Positional]) -> None:
+def report(run: Annotated[Path, tyro.conf.Positional]) -> None:
     """Write the report of a run as one HTML file: settings, scores, figures, versions.
 
     Args:
@@ -180,7 +180,7 @@ def main() -> None:
         "lifelong": lifelong,
         "fewshot": fewshot,
         "reproduce": reproduce,
-        "report": page,
+        "report": report,
         **{name: shown(getattr(kept, name)) for name in ("teach", "ask", "show", "export")},
     }
     try:
