@@ -373,6 +373,16 @@ def test_observing_batch_by_batch(name):
     came = np.unique(np.concatenate([np.asarray(tasks.batch(t).y) for t in range(2)]))
     assert np.flatnonzero(np.asarray(state.seen)).tolist() == came.tolist()
     np.testing.assert_array_equal(np.isfinite(recalled), np.asarray(state.seen)[None].repeat(10, 0))
+    start = learner.init(KEYS[0], tasks.train(0).x).train.params
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), start, state.train.params)
+    if not any(jax.tree.leaves(moved)):
+        # No parameter was trained by gradient, so what was learned is exact: in pieces the same as all at once.
+        both = jax.tree.map(lambda *parts: jnp.concatenate(parts), *map(tasks.batch, range(2)))
+        once = jax.jit(lambda key: learner.observe(learner.init(key, both.x), both, key)[0])(
+            KEYS[0]
+        )
+        at_once = learner.recall(once, tasks.batch(0).x, KEYS[0])
+        np.testing.assert_allclose(recalled, at_once, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", FEW_SHOT)
