@@ -376,7 +376,7 @@ def test_observing_batch_by_batch(name):
     start = learner.init(KEYS[0], tasks.train(0).x).train.params
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), start, state.train.params)
     if not any(jax.tree.leaves(moved)):
-        # No parameter was trained by gradient, so what was learned is exact: in pieces the same as all at once.
+        # No parameter was trained by gradient: in pieces the same is learned as all at once.
         both = jax.tree.map(lambda *parts: jnp.concatenate(parts), *map(tasks.batch, range(2)))
         once = jax.jit(lambda key: learner.observe(learner.init(key, both.x), both, key)[0])(
             KEYS[0]
