@@ -152,11 +152,14 @@ def warnings_at_the_end() -> Iterator[None]:
 
 
 def shown(command: Callable[..., str]) -> Callable[..., None]:
-    """A command whose report is printed."""
+    """A command whose report is printed, and which replaces a file only by a complete one."""
 
     @wraps(command)
     def run(*args: Any, **options: Any) -> None:
-        show(command(*args, **options))
+        try:
+            show(command(*args, **options))
+        except KeyboardInterrupt:
+            sys.exit("lml-jax: stopped; a file is replaced only once the new one is complete")
 
     return run
 

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ def from_csv(path: str | os.PathLike[str]) -> Dataset:
     Raises:
         FileNotFoundError: for no such file.
         ValueError: for a header without a class, or a value that is no finite number, naming the
-            line and the column.
+            line and the column; for text that is not UTF-8.
 
     Example:
         >>> import tempfile
@@ -137,30 +137,27 @@ def from_csv(path: str | os.PathLike[str]) -> Dataset:
         >>> data.names, data.x.tolist()
         (('cat', 'dog'), [[1.0, 2.0], [3.0, 4.0]])
     """
-    with Path(path).open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        header = [name.strip() for name in next(reader, [])]
-        column = next((name for name in LABEL_COLUMNS if name in header), None)
-        if column is None or len(header) < 2:
-            raise ValueError(
-                f"{path} begins with {','.join(header)[:60]!r}, expected a header with the column "
-                "'class' and at least one of features"
-            )
-        at = header.index(column)
-        rows, labels = [], []
-        for values in reader:
-            if not values:
-                continue
-            if len(values) != len(header):
-                raise ValueError(
-                    f"{path}, line {reader.line_num}: {len(values)} values, expected {len(header)}"
-                )
-            labels.append(values[at].strip())
-            rows.append([
-                _number(value, f"{path}, line {reader.line_num}, column {name!r}")
-                for i, (value, name) in enumerate(zip(values, header, strict=True))
-                if i != at
-            ])  # fmt: skip
+    lines = _lines(Path(path))
+    header = [name.strip() for name in next(lines, (0, []))[1]]
+    column = next((name for name in LABEL_COLUMNS if name in header), None)
+    if column is None or len(header) < 2:
+        raise ValueError(
+            f"{path} begins with {','.join(header)[:60]!r}, expected a header with the column "
+            "'class' and at least one of features"
+        )
+    at = header.index(column)
+    rows, labels = [], []
+    for number, values in lines:
+        if not values:
+            continue
+        if len(values) != len(header):
+            raise ValueError(f"{path}, line {number}: {len(values)} values, expected {len(header)}")
+        labels.append(values[at].strip())
+        rows.append([
+            _number(value, f"{path}, line {number}, column {name!r}")
+            for i, (value, name) in enumerate(zip(values, header, strict=True))
+            if i != at
+        ])  # fmt: skip
     if not rows:
         raise ValueError(f"{path} holds no example below its header")
     return from_labelled(np.array(rows, np.float32), np.array(labels))
@@ -199,6 +196,19 @@ def from_mapping(
     if len(examples) and hasattr(examples[0], "convert"):  # Pillow images
         examples = np.stack([read_image(image, pixels) for image in examples])
     return from_labelled(examples, np.asarray(columns[y]), names=names)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The values of each line of a CSV file, and its number."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file)
+        try:
+            for values in reader:
+                yield reader.line_num, values
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
 
 
 def _columns(columns: Any) -> list[str]:

@@ -116,11 +116,14 @@ def class_files(path: str | os.PathLike[str]) -> Labelled:
 
 
 def image_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Image files named one by one, or by the folders that hold them at any depth; sorted there.
+    """Files named one by one, or by the folders that hold them at any depth; sorted there.
+
+    Whatever its name is, a file counts as an image, so that none is left out unsaid; files and
+    folders that are hidden do not.
 
     Raises:
         FileNotFoundError: for a path that does not exist.
-        ValueError: for a folder without an image.
+        ValueError: for a folder without a file.
 
     Example:
         >>> image_files(["missing.png"])
@@ -131,10 +134,14 @@ def image_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(entry for entry in path.rglob("*") if entry.is_file())
-            own = [entry for entry in inside if is_image(entry)]
+            own = sorted(
+                entry
+                for entry in path.rglob("*")
+                if entry.is_file()
+                and not any(part.startswith(".") for part in entry.relative_to(path).parts)
+            )
             if not own:
-                raise ValueError(f"{path} holds no PNG or JPEG image")
+                raise ValueError(f"{path} holds no file, expected PNG or JPEG images")
             files += own
         elif path.exists():
             files.append(path)

@@ -55,6 +55,7 @@ class DataEntry(NamedTuple):
         train_per_class: default number of training examples per class; None: all there are.
         drawn: whether `DataRequest.per_class` says how many examples there are.
         turned: whether protocols turn its images to make more classes.
+        sizes: the largest few-shot episodes; None where the defaults are known to fit.
     """
 
     about: str
@@ -68,6 +69,7 @@ class DataEntry(NamedTuple):
     train_per_class: int | None = None
     drawn: bool = False
     turned: bool = False
+    sizes: own_data.EpisodeSizes | None = None
 
 
 def _glyphs(request: DataRequest, *, held_out: bool) -> Dataset:
@@ -179,6 +181,7 @@ def _own_entry(
         tasks_in_stream=classes // per_task,
         classes_per_task=per_task,
         train_per_class=own_data.training_examples(smallest),
+        sizes=own_data.episode_sizes(classes, smallest) if few_shot else None,
     )
 
 

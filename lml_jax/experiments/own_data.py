@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,21 @@ SOURCES = "a folder of class folders, a .npz or .csv file, X.npy,Y.npy or tfds:N
 _TFDS = "tfds:"
 _TRAIN = 0.75  # share of the examples of the smallest class that train
 _HELD_OUT = 1 / 3  # share of the classes that test episodes are made of
+
+
+class EpisodeSizes(NamedTuple):
+    """The largest episodes that data of the user's own allow.
+
+    Attributes:
+        train_classes: classes to meta-train on.
+        test_classes: classes of test episodes, none of them trained on.
+        examples: of the smallest class.
+    """
+
+    train_classes: int
+    test_classes: int
+    examples: int
+
 
 Load = Callable[[int, str | None], tuple[Dataset, Dataset | None]]
 
@@ -66,16 +82,27 @@ def training_examples(smallest: int) -> int:
     return max(1, int(_TRAIN * smallest))
 
 
+def episode_sizes(classes: int, smallest: int) -> EpisodeSizes:
+    """A third of the classes test, at least two.
+
+    Raises:
+        ValueError: for fewer than four classes.
+    """
+    if classes < 4:
+        raise ValueError(
+            f"there are {classes} classes, expected at least 4: 2 to meta-train on and 2 to test on"
+        )
+    test = max(2, round(_HELD_OUT * classes))
+    return EpisodeSizes(classes - test, test, smallest)
+
+
 def divided(data: Dataset, *, held_out: bool) -> Dataset:
     """Two thirds of the classes, or the others, drawn once and for all.
 
-    Raises:
-        ValueError: for fewer than three classes.
+    Raises: as `episode_sizes`.
     """
-    if data.classes < 3:
-        raise ValueError(f"there are {data.classes} classes, expected 3 to meta-train on some")
+    test = episode_sizes(data.classes, 1).test_classes
     order = np.random.default_rng(0).permutation(data.classes)
-    test = max(1, round(_HELD_OUT * data.classes))
     return select(data, np.sort(order[:test] if held_out else order[test:]))
 
 

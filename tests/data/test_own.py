@@ -11,6 +11,7 @@ from lml_jax.data.folder import from_folder
 from lml_jax.data.images import ChannelsError, Pixels, read_image
 from lml_jax.data.prepared import from_tfds
 from lml_jax.experiments.datasets import DataRequest, data_entry
+from lml_jax.experiments.fewshot import settings as few_shot
 from lml_jax.experiments.fewshot.settings import FewShot
 from lml_jax.experiments.lifelong.settings import Lifelong, resolve, start_entry
 
@@ -181,6 +182,16 @@ def test_bad_csv(tmp_path, text, message):
         from_csv(tmp_path / "f.csv")
 
 
+def test_csv_that_is_no_utf8_or_has_a_huge_cell_is_named(tmp_path):
+    path = tmp_path / "f.csv"
+    path.write_bytes("class,a\ncaf\xe9,1\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"f\.csv is not UTF-8 text"):
+        from_csv(path)
+    path.write_text("class,a\nx,1\n" + "y" * 200_000 + ",2\n")
+    with pytest.raises(ValueError, match=r"f\.csv, line 3: field larger than"):
+        from_csv(path)
+
+
 def test_bad_archives_and_labels(tmp_path):
     path = tmp_path / "f.npz"
     np.savez(path, x=np.ones((2, 2)))
@@ -212,10 +223,42 @@ def test_data_of_ones_own_in_the_commands(folder):
     data, test = entry.stream(DataRequest(size=9))
     assert test is None
     assert data.x.shape == (9, 9, 9, 3)
+    with pytest.raises(ValueError, match="there are 3 classes, expected at least 4"):
+        data_entry(str(folder), command="few-shot")
+    (folder / "owl").mkdir()
+    picture().save(folder / "owl" / "0.png")
+    data = from_folder(folder)
     few = data_entry(str(folder), command="few-shot")
     parts = few.background(DataRequest()), few.stream(DataRequest())[0]
     assert sorted(parts[0].names + parts[1].names) == sorted(data.names)
-    assert [part.classes for part in parts] == [2, 1]
+    assert [part.classes for part in parts] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("learner", "given", "expected"),
+    [  # of 10 classes, 7 train; the smallest has 8 examples
+        (
+            "protonet",
+            {},
+            {"train_ways": 7, "ways": 3, "shots": 4, "train_queries": 4, "queries": 4},
+        ),
+        ("protonet", {"shots": 1}, {"shots": 1, "train_queries": 5, "queries": 7}),
+        (
+            "protonet",
+            {"queries": 6, "train_ways": 20},
+            {"shots": 2, "queries": 6, "train_ways": 20},
+        ),
+        ("protonet", {"small": "pad"}, {"shots": 5, "queries": 15, "train_ways": 7, "ways": 3}),
+        ("maml", {}, {"train_ways": 3, "ways": 3, "shots": 1, "queries": 7}),
+    ],
+)
+def test_defaults_fit_data_of_ones_own(tmp_path, learner, given, expected):
+    for c in range(10):
+        (tmp_path / f"kind {c}").mkdir()
+        for i in range(8 + c):
+            (tmp_path / f"kind {c}" / f"{i}.png").touch()  # no image is decoded
+    settings = few_shot.resolve(FewShot(learner=learner, data=str(tmp_path), **given)).settings
+    assert {name: getattr(settings, name) for name in expected} == expected
 
 
 def test_settings_take_a_path_and_classes_to_meta_train_on(folder):

@@ -13,8 +13,10 @@ import pytest
 from PIL import Image
 
 from lml_jax import cli, keep, nets
+from lml_jax.data.folder import image_files
 from lml_jax.experiments.fewshot.settings import FewShot, resolve
-from lml_jax.experiments.kept.start import few_shot_begin
+from lml_jax.experiments.kept import commands
+from lml_jax.experiments.kept.start import few_shot_begin, inverts
 from lml_jax.experiments.record import save_params, write_metrics
 
 SIZE, FILTERS = 20, 8
@@ -80,6 +82,7 @@ def test_teach_ask_and_show(taught, pictures, tmp_path, capsys):
     path.write_bytes(taught.read_bytes())
     said = command(capsys, "teach", path, pictures / "second")
     assert "taught 40 examples (0 were taught before); 5 classes, 2 of them new" in said
+    assert "read as 20x20 grey, inverted (dark ink on bright paper)" in said
     assert "(40 were taught before)" in command(capsys, "teach", path, pictures / "second")
     said = command(capsys, "ask", path, pictures / "second" / "kind 4" / "1.png")
     assert "kind 4" in said
@@ -93,6 +96,8 @@ def test_teach_ask_and_show(taught, pictures, tmp_path, capsys):
     assert np.mean([row["class"] in row["file"] for row in rows[:60]]) > 0.7
     assert "cannot be read" in rows[60]["error"]
     said = command(capsys, "show", path)
+    assert not path.with_name("mine.kept.png").exists()
+    command(capsys, "show", path, "--figure", path.with_name("mine.kept.png"))
     assert "5 classes, 100 examples" in said
     assert "held-out examples" in said
     assert path.with_name("mine.kept.png").read_bytes()[1:4] == b"PNG"
@@ -125,6 +130,72 @@ def test_features_of_any_encoder_need_none(tmp_path, capsys):
     said = command(capsys, "teach", path, tmp_path / "f.npz", "--head", "ridge")
     assert "taught 45 examples" in said
     assert keep.load(path).rule.name == "ridge"
+    assert "ask it in Python" in said
+
+
+def failing(*words):
+    """The error of a command, one line or more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["lml-jax", *map(str, words)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+    assert str(caught.value).startswith("lml-jax: ")
+    return str(caught.value)
+
+
+def test_what_cannot_be_taught_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "default_begin", lambda **_: pytest.fail("it was trained"))
+    photos, path = tmp_path / "photos", tmp_path / "new.kept"
+    for name in ("cat", "dog"):
+        (photos / name).mkdir(parents=True)
+        Image.new("RGB", (9, 9), (200, 0, 0)).save(photos / name / "a, expected.png")
+    said = failing("teach", path, photos)
+    assert "cat/a, expected.png has 3 channels" in said
+    assert "lml-jax fewshot" in said
+    assert "--encoder" in said
+    assert "strict" not in said
+    Image.new("L", (9, 9)).save(photos / "cat" / "a, expected.png")
+    (photos / "dog" / "a, expected.png").write_bytes(b"no image")
+    assert "the class 'dog'" in failing("teach", path, photos)
+    np.savez(tmp_path / "f.npz", x=np.zeros((2, 5, 5), np.uint8), y=["a", "b"])
+    assert "the encoder takes uint8 [28, 28]" in failing("teach", path, tmp_path / "f.npz")
+    said = failing("teach", path, tmp_path / "f.npz", "--invert", "True")
+    assert "invert is for image files" in said
+    assert not path.exists()
+
+
+def test_images_are_inverted_only_for_an_encoder_of_characters(run, pictures, tmp_path):
+    assert inverts(str(pictures / "first"), few_shot_begin(run))
+    for name in ("params.npz", "metrics.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    about = json.loads((run / "metrics.json").read_text())
+    about["config"]["data"] = "my_images"
+    write_metrics(tmp_path, about)
+    assert not inverts(str(pictures / "first"), few_shot_begin(tmp_path))
+
+
+def test_every_file_of_a_folder_has_an_answer_or_an_error(taught, pictures, tmp_path, capsys):
+    folder, out = tmp_path / "new", tmp_path / "a.csv"
+    (folder / ".hidden").mkdir(parents=True)
+    for name in ("a.heic", b"caf\xe9.png".decode(errors="surrogateescape"), "f.tif"):
+        (folder / name).write_bytes(b"no image")
+    for name in (".DS_Store", ".hidden/0.png"):
+        (folder / name).write_bytes(b"x")
+    assert "no file could be read, of 3" in failing("ask", taught, folder, "--out", out)
+    assert "a.heic cannot be read" in failing("ask", taught, folder)
+    written = out.read_text(errors="surrogateescape")
+    assert [line.count("cannot be read") for line in written.splitlines()] == [0, 1, 1, 1]
+    (folder / "e.jfif").write_bytes((pictures / "first" / "kind 0" / "0.png").read_bytes())
+    assert [path.name for path in image_files([folder])][2:] == ["e.jfif", "f.tif"]
+    assert "4 answers" in command(capsys, "ask", taught, folder, "--out", out)
+
+
+def test_ctrl_c_says_what_became_of_the_file(taught, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands.keep, "load", stopped)
+    assert "a file is replaced only once the new one is complete" in failing("show", taught)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +204,10 @@ def test_features_of_any_encoder_need_none(tmp_path, capsys):
         (["teach", "{kept}", "no/folder"], "there is no no/folder, expected a folder of class"),
         (["teach", "{kept}", "{first}", "--head", "lda"], "exists, and keeps its encoder"),
         (["ask", "{kept}"], "nothing to ask"),
+        (["teach", "{first}/kind 0/0.png/new.kept", "{first}"], "new.kept cannot be written: Not"),
+        (["export", "{kept}", "--out", "{kept}"], "is read by this command"),
+        (["show", "{kept}", "--figure", "{kept}"], "is read by this command"),
+        (["ask", "{kept}", "{first}", "--out", "{kept}"], "is read by this command"),
         (["ask", "absent.kept", "{first}"], "absent.kept"),
         (["ask", "{first}/kind 0/0.png", "{first}"], "is no whole file of arrays"),
         (["teach", "new.kept", "{first}", "--encoder", "{first}"], "params.npz"),

@@ -8,6 +8,7 @@ from lml_jax.checks import known
 from lml_jax.experiments.choices import one_of
 from lml_jax.experiments.datasets import DataEntry, data_entry, names_for
 from lml_jax.experiments.fewshot.learners import FewShotEntry, few_shot_learners
+from lml_jax.experiments.own_data import EpisodeSizes
 from lml_jax.settings import check_literals, check_numbers
 
 Split = Literal["maml-random", "vinyals", "background/evaluation"]
@@ -17,7 +18,10 @@ Statistics = Literal["transductive", "group", "frozen"]
 
 @dataclass(frozen=True)
 class FewShot:
-    """Settings of a few-shot run. None takes the default of the learner and the data."""
+    """Settings of a few-shot run. None takes the default of the learner and the data.
+
+    With data of your own, defaults are no larger than the classes and examples that there are.
+    """
 
     learner: Annotated[str, one_of(few_shot_learners)] = "maml"
     # Or data of your own, of which a third of the classes test: a folder of class folders, a .npz
@@ -27,12 +31,12 @@ class FewShot:
     size: int = 28  # pixels a side, of glyphs, Omniglot and folders
     small: Literal["refuse", "pad"] = "refuse"  # classes with too few examples: an error, or
     # what they have, filled up with examples of weight 0
-    ways: int = 5  # classes per test episode
+    ways: int | None = None  # classes per test episode; 5
     train_ways: int | None = None  # classes per training episode, of learners with an embedding
     shots: int | None = None  # support examples per class at training (points, for sine)
     test_shots: int | None = None  # support examples per class at test; None: as at training
     train_queries: int | None = None  # query examples per class at training
-    queries: int = 15  # query examples per class at test
+    queries: int | None = None  # query examples per class at test; 15
     steps: int = 2000  # updates of the outer loop
     episodes: int = 1000  # test episodes
     meta_batch: int | None = None  # episodes per update
@@ -116,9 +120,10 @@ def resolve(settings: FewShot, learners: Mapping[str, FewShotEntry] | None = Non
         raise ValueError(f"{settings.learner} classifies; expected data other than 'sine'")
     few = 10 if data.tasks else 1
     common = {
+        "ways": 5,
+        "queries": 15,
         "shots": few,
         "train_queries": few,
-        "train_ways": settings.ways,
         "batch_statistics": "transductive",
         "outer_rate": 1e-3,
         "step_size_rate": 1e-3,
@@ -134,10 +139,34 @@ def resolve(settings: FewShot, learners: Mapping[str, FewShotEntry] | None = Non
         if (value := getattr(settings, field.name)) is not None
     }
     values: dict[str, Any] = {"clip": None, "data_dir": None, **common, **defaults, **given}
+    if data.sizes is not None:
+        values |= _no_larger(values, given, data.sizes, entry)
+    values.setdefault("train_ways", values["ways"])
     values.setdefault("test_shots", values["shots"])
     resolved = Resolved(**values)
     _check(resolved, entry)
     return Plan(resolved, entry, data)
+
+
+def _no_larger(
+    values: Mapping[str, Any], given: Mapping[str, Any], sizes: EpisodeSizes, entry: FewShotEntry
+) -> dict[str, Any]:
+    """Defaults that the classes and examples allow; what was given stays."""
+    train = sizes.train_classes
+    if values["validate_every"]:
+        train = max(1, train - values["validation_classes"])
+    classes = sizes.test_classes if entry.embedding else min(train, sizes.test_classes)
+    found = {"ways": min(values["ways"], classes)}
+    if "train_ways" in values:
+        found["train_ways"] = min(values["train_ways"], train)
+    if values["small"] == "refuse":
+        n = sizes.examples
+        queries = max(given.get("train_queries", 0), given.get("queries", 0), n - n // 2)
+        shots = found["shots"] = given.get("shots", max(1, min(values["shots"], n - queries)))
+        found["train_queries"] = max(1, min(values["train_queries"], n - shots))
+        test_shots = given.get("test_shots", shots)
+        found["queries"] = max(1, min(values["queries"], n - test_shots))
+    return {name: value for name, value in found.items() if name not in given}
 
 
 def _check(s: Resolved, entry: FewShotEntry) -> None:

@@ -3,7 +3,6 @@
 import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +11,23 @@ import tyro
 
 from lml_jax import keep, plots
 from lml_jax.atomic_write import replacing
-from lml_jax.data.folder import Unreadable, class_files, image_files, readable
+from lml_jax.data.folder import Unreadable, image_files
 from lml_jax.experiments import own_data
 from lml_jax.experiments.choices import one_of
+from lml_jax.experiments.kept.checks import (
+    check_arrays,
+    check_images,
+    check_no_input,
+    check_writable,
+    colour_explained,
+)
 from lml_jax.experiments.kept.lifelong import rules
-from lml_jax.experiments.kept.start import Begin, default_begin, few_shot_begin, mostly_bright
+from lml_jax.experiments.kept.start import (
+    DEFAULT_PIXELS,
+    default_begin,
+    few_shot_begin,
+    inverts,
+)
 from lml_jax.heads import HEADS
 from lml_jax.keep.asking import held_out_logits
 from lml_jax.keep.export import exported
@@ -24,9 +35,9 @@ from lml_jax.types import Dataset
 
 File = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="KEPT")]
 _ROWS = 40  # of a table
-_LOOKED_AT = 50  # images that say whether ink is dark
 
 
+@colour_explained()
 def teach(
     kept: File,
     folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")],
@@ -48,10 +59,13 @@ def teach(
         encoder: of a new learner: parameters that `lml-jax fewshot` wrote. By default an embedding
             of characters, which is meta-trained once and cached.
         head: of a new learner; by default the one that the encoder was trained with, or lda.
-        invert: of a new learner: dark ink on bright paper. By default, what the images are.
+        invert: of a new learner: invert image files, dark ink on bright paper. By default, if most
+            pixels are bright and the encoder is of characters; with one that was trained on images
+            of your own, never.
         start_steps: updates of the meta-training, where the embedding is not cached.
         unreadable: skip files that cannot be read with a warning, or refuse them.
     """
+    check_writable(kept)
     with _unchanged(kept):
         data = None if Path(folder).is_dir() else _loaded(folder)
         if kept.exists():
@@ -72,7 +86,7 @@ def teach(
     return (
         f"taught {event['examples']} examples ({event['skipped']} were taught before); "
         f"{len(taught.classes)} classes, {len(new)} of them new\n{_measured(taught)}; "
-        f"{kept} is {_size(kept)}"
+        f"{kept} is {_size(kept)}\n{_takes(taught)}"
     )
 
 
@@ -96,16 +110,22 @@ def ask(
     learner = _load(kept)
     if not images:
         raise ValueError("nothing to ask: expected image files or folders")
-    answers = keep.ask_files(learner, image_files(images), reject=threshold if reject else None)
+    files = image_files(images)
+    answers = keep.ask_files(learner, files, reject=threshold if reject else None)
     if out is not None:
+        check_no_input(out, [kept, *files])
         return _as_csv(answers, out)
     rows = [f"{'probability':>11s}  class"]
     width = max((len(name) for name in learner.classes), default=0)
+    failed = 0
     for answer in answers:
         if answer.error:
+            failed += 1
             rows.append(f"{'':11s}  {answer.error}")
         else:
             rows.append(f"{answer.probability:11.3f}  {answer.name:{width}s}  {answer.file}")
+    if failed == len(files):
+        raise ValueError("\n".join(["no file could be read", *rows[1:]]))
     return "\n".join(rows)
 
 
@@ -114,8 +134,10 @@ def show(kept: File, *, figure: Path | None = None) -> str:
 
     Args:
         kept: file of the learner.
-        figure: write which classes are taken for which; KEPT.png by default.
+        figure: write which classes are taken for which to this file.
     """
+    if figure is not None:
+        check_no_input(figure, [kept])
     learner = keep.ready(_load(kept))
     y = learner.held_out.y
     counts = np.bincount(learner.marks.y, minlength=len(learner.names))
@@ -130,11 +152,13 @@ def show(kept: File, *, figure: Path | None = None) -> str:
     if len(y):
         best = held_out_logits(learner).argmax(1)
         np.add.at(right, y, best == y)
+    if figure is not None:
+        if not len(y):
+            raise ValueError("there is no held-out example to draw: teach more of each class")
         confused = np.zeros((len(learner.names),) * 2)
         np.add.at(confused, (y, best), 1)
-        path = figure or kept.with_name(f"{kept.name}.png")
         drawn = plots.confusion(confused[np.ix_(slots, slots)], learner.classes)
-        lines.append(f"which classes are taken for which: {plots.save(drawn, path)}")
+        lines.append(f"which classes are taken for which: {plots.save(drawn, figure)}")
     held = np.bincount(y, minlength=len(learner.names))
     width = max([5, *map(len, learner.classes)])
     lines.append(f"{'class':{width}s} {'examples':>8s} {'right / held out':>16s}")
@@ -154,6 +178,8 @@ def export(kept: File, *, out: Path | None = None) -> str:
         out: KEPT.stablehlo by default; what it answers is in OUT.json.
     """
     path = out or kept.with_name(f"{kept.name}.stablehlo")
+    for written in (path, Path(f"{path}.json")):
+        check_no_input(written, [kept])
     exported(path, _load(kept))
     return f"{path} is {_size(path)}; {path}.json says what it takes and answers"
 
@@ -166,24 +192,23 @@ def _new(
     invert: bool | None,
     start_steps: int,
 ) -> keep.Kept:
-    """A learner for what is about to be taught."""
+    """A learner for what is about to be taught; what it cannot take is refused before training."""
     if data is not None and np.ndim(data.x) == 2:  # features: of any encoder
         if encoder is not None:
             raise ValueError(f"{folder} holds features, which take no encoder, got {encoder}")
         width = data.x.shape[1]
+        check_arrays(folder, data, DEFAULT_PIXELS, invert=invert)
         identity = keep.encoder("identity", {})
         return keep.new(identity, head or "lda", shape=(width,), dtype="float32")
-    begin: Begin = default_begin(steps=start_steps) if encoder is None else few_shot_begin(encoder)
-    pixels = begin.pixels
+    given = None if encoder is None else few_shot_begin(encoder)
+    pixels = DEFAULT_PIXELS if given is None else given.pixels
     if data is None:
-        if invert is None:
-            found = class_files(folder)
-            # Evenly over the classes, and without inverting anything.
-            every = max(1, len(found.files) // _LOOKED_AT)
-            some = type(found)(found.files[::every], found.labels[::every])
-            images = [x for x, _ in islice(readable(some, pixels, quiet=True), _LOOKED_AT)]
-            invert = bool(images) and mostly_bright(images)
-        pixels = pixels._replace(invert=invert)
+        check_images(folder, pixels)
+    else:
+        check_arrays(folder, data, pixels, invert=invert)
+    begin = default_begin(steps=start_steps) if given is None else given
+    if data is None:
+        pixels = pixels._replace(invert=inverts(folder, begin) if invert is None else invert)
     own = begin.head_params if head in (None, begin.head) else None
     return keep.new(
         begin.encoder,
@@ -219,17 +244,33 @@ def _unchanged(path: Path) -> Iterator[None]:
 
 
 def _as_csv(answers: Iterator[keep.FileAnswer], out: Path) -> str:
-    count = 0
-    with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    count = failed = 0
+    # File names are any bytes: those that are no UTF-8 are written as they are.
+    with (
+        replacing(out) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["file", "class", "probability", "known", "error"])
         for answer in answers:
             count += 1
+            failed += bool(answer.error)
             numbers = ["", ""]
             if not answer.error:
                 numbers = [f"{answer.probability:.6f}", f"{answer.known:.6f}"]
             writer.writerow([str(answer.file), answer.name, *numbers, answer.error])
+    if failed == count:
+        raise ValueError(f"no file could be read, of {count}; {out} says why")
     return f"{count} answers are in {out}"
+
+
+def _takes(learner: keep.Kept) -> str:
+    """What it is asked with."""
+    if learner.pixels is None:
+        return "it takes arrays, and no image files: ask it in Python, with `keep.ask`"
+    height, width = learner.pixels.size
+    how = "inverted (dark ink on bright paper)" if learner.pixels.invert else "not inverted"
+    return f"image files are read as {height}x{width} {learner.pixels.channels}, {how}"
 
 
 def _measured(learner: keep.Kept) -> str:

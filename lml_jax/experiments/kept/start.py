@@ -1,6 +1,7 @@
 """What a new kept learner begins with: an encoder that was meta-trained here."""
 
 import tempfile
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +9,9 @@ import jax
 import numpy as np
 
 from lml_jax import keep, storage
+from lml_jax.data.folder import class_files, readable
 from lml_jax.data.images import Channels, Pixels
+from lml_jax.experiments.datasets import datasets
 from lml_jax.experiments.fewshot import settings as few_shot
 from lml_jax.experiments.lifelong import pretrain
 from lml_jax.experiments.lifelong import settings as lifelong
@@ -22,17 +25,23 @@ from lml_jax.pixels import Span
 from lml_jax.types import Params
 
 DEFAULT_HEAD = "lda"
+DEFAULT_PIXELS = Pixels(strict=True)
+_LOOKED_AT = 50  # images that say whether ink is dark
 HEAD_OF = {"protonet": "nearest-mean", "gemcl": "gaussian"}  # few-shot learner -> its head
 
 
 class Begin(NamedTuple):
-    """An encoder, how images become its examples, and the head that was trained with it."""
+    """An encoder, how images become its examples, and the head that was trained with it.
+
+    `bright_ink`: it was trained on characters, which are bright on a dark ground.
+    """
 
     encoder: keep.Encoder
     pixels: Pixels
     head: str
     head_params: Params | None
     origin: Record
+    bright_ink: bool
 
 
 def default_begin(*, steps: int = 500, progress: bool = True) -> Begin:
@@ -48,7 +57,7 @@ def default_begin(*, steps: int = 500, progress: bool = True) -> Begin:
         found = pretrain.embedding_of_start(plan, background_of(plan), place)
     made = encoder_of(plan, found)
     origin = {"meta-trained on": "glyphs", **found.about}
-    return Begin(made, Pixels(strict=True), DEFAULT_HEAD, None, origin)
+    return Begin(made, DEFAULT_PIXELS, DEFAULT_HEAD, None, origin, bright_ink=True)
 
 
 def encoder_of(plan: Plan, found: FrozenEmbedding, *, clip: Span = ANY) -> keep.Encoder:
@@ -110,7 +119,20 @@ def begin_of(plan: few_shot.Plan, params: Params, origin: Record) -> Begin:
     head = HEAD_OF.get(s.learner, DEFAULT_HEAD)
     own = params["head"] if s.learner in HEAD_OF else None
     pixels = Pixels((s.size, s.size), _channels(params["net"]), strict=True)
-    return Begin(made, pixels, head, own, origin)
+    # Data of the user's own were trained on as they are.
+    return Begin(made, pixels, head, own, origin, bright_ink=origin["data"] in datasets)
+
+
+def inverts(folder: str, begin: Begin) -> bool:
+    """Whether ink is dark here, and was bright where the encoder was trained."""
+    if not begin.bright_ink:
+        return False
+    found = class_files(folder)
+    # Evenly over the classes, and without inverting anything.
+    every = max(1, len(found.files) // _LOOKED_AT)
+    some = type(found)(found.files[::every], found.labels[::every])
+    images = [x for x, _ in islice(readable(some, begin.pixels, quiet=True), _LOOKED_AT)]
+    return bool(images) and mostly_bright(images)
 
 
 def mostly_bright(images: list[np.ndarray]) -> bool:
