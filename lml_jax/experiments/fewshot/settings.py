@@ -31,12 +31,12 @@ class FewShot:
     size: int = 28  # pixels a side, of glyphs, Omniglot and folders
     small: Literal["refuse", "pad"] = "refuse"  # classes with too few examples: an error, or
     # what they have, filled up with examples of weight 0
-    ways: int | None = None  # classes per test episode; 5
+    ways: int | None = None  # classes per test episode; by default 5
     train_ways: int | None = None  # classes per training episode, of learners with an embedding
     shots: int | None = None  # support examples per class at training (points, for sine)
     test_shots: int | None = None  # support examples per class at test; None: as at training
     train_queries: int | None = None  # query examples per class at training
-    queries: int | None = None  # query examples per class at test; 15
+    queries: int | None = None  # query examples per class at test; by default 15
     steps: int = 2000  # updates of the outer loop
     episodes: int = 1000  # test episodes
     meta_batch: int | None = None  # episodes per update
