@@ -46,9 +46,22 @@ def check_archive(file: IO[bytes]) -> None:
         if sum(member.file_size for member in members) > size:
             raise ValueError("its members claim more bytes than it has")
         for member in members:
-            with archive.open(member) as part:
-                _check_array(part, member.filename[:80], member.file_size)
+            check_member(archive, member)
     file.seek(0)
+
+
+def check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Raise ValueError unless the header of an array claims the bytes that its member has.
+
+    Example:
+        >>> import io
+        >>> file = io.BytesIO()
+        >>> np.savez_compressed(file, x=np.zeros(9))
+        >>> with zipfile.ZipFile(file) as archive:
+        ...     check_member(archive, archive.infolist()[0])
+    """
+    with archive.open(member) as part:
+        _check_array(part, member.filename[:80], member.file_size)
 
 
 def _check_array(part: IO[bytes], name: str, size: int) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from uuid import uuid4
 
 # What numpy raises for an archive that was cut short, overwritten or never was one; AttributeError
-# for a bare .npy array under its name.
+# for a bare .npy array under its name, MemoryError for a header that claims too much.
 BROKEN_ARCHIVE = (
     OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError,
-    NotImplementedError, RecursionError, SyntaxError, tokenize.TokenError,
+    NotImplementedError, RecursionError, MemoryError, SyntaxError, tokenize.TokenError,
     zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lml_jax._archive import check_member
 from lml_jax.atomic_write import BROKEN_ARCHIVE
 from lml_jax.data.arrays import from_arrays
 from lml_jax.data.folder import check_names
@@ -79,14 +80,17 @@ def from_npz(path: str | os.PathLike[str]) -> Dataset:
     path = Path(path)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in archive.files}
+            names = archive.files
+            # Before anything is read, which may be large.
+            wrong = not {"x", "y"} <= set(names) <= {"x", "y", "names"}
+            found = {} if wrong else _members(archive)
     except FileNotFoundError:
         raise
     except BROKEN_ARCHIVE as error:
         raise ValueError(f"{path} is no archive of arrays: {error}") from error
-    if not {"x", "y"} <= found.keys() <= {"x", "y", "names"}:
+    if wrong:
         raise ValueError(
-            f"{path} holds {', '.join(found) or 'nothing'}; expected x [n, ...], y [n] and maybe "
+            f"{path} holds {', '.join(names) or 'nothing'}; expected x [n, ...], y [n] and maybe "
             "names [C]"
         )
     return _named(path, found["x"], found["y"], found.get("names", np.zeros(0, str)))
@@ -209,6 +213,13 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
             raise ValueError(f"{path} is not UTF-8 text: {error}") from error
         except csv.Error as error:
             raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _members(archive: Any) -> dict[str, np.ndarray]:
+    """The arrays of an archive, whose headers claim no more than is there."""
+    for member in archive.zip.infolist():
+        check_member(archive.zip, member)
+    return {name: archive[name] for name in archive.files}
 
 
 def _columns(columns: Any) -> list[str]:

@@ -160,6 +160,14 @@ def readable(
     Raises:
         ValueError: for an unreadable file, with `unreadable` "refuse".
     """
+    for array, label, _ in readable_files(found, pixels, unreadable=unreadable, quiet=quiet):
+        yield array, label
+
+
+def readable_files(
+    found: Labelled, pixels: Pixels, *, unreadable: Unreadable = "skip", quiet: bool = False
+) -> Iterator[tuple[np.ndarray, str, Path]]:
+    """(image, label, file), otherwise as `readable`."""
     known(unreadable, ("skip", "refuse"), what="treatment of unreadable files")
     skipped = []
     for file, label in zip(*found, strict=True):
@@ -172,7 +180,7 @@ def readable(
                 raise
             skipped.append(str(error))
             continue
-        yield array, label
+        yield array, label, file
     if skipped and not quiet:
         more = f", and {len(skipped) - 5} more" if len(skipped) > 5 else ""
         warnings.warn(f"skipped: {'; '.join(skipped[:5])}{more}", UserWarning, stacklevel=3)
@@ -191,9 +199,11 @@ def check_names(names: Sequence[str], *, where: str) -> None:
     for name in names:
         other = by_key.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
         if other != name:
+            same = unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name)
+            how = "how their accents are encoded" if same else "case"
             raise ValueError(
-                f"the classes {other!r} and {name!r} in {where} differ only in case: give them one "
-                "name"
+                f"the classes {other!r} and {name!r} in {where} differ only in {how}: give "
+                "them one name"
             )
 
 
@@ -203,6 +213,32 @@ def check_all_have(names: Sequence[str], labels: Iterable[str], where: object) -
     missing = [name for name in names if name not in there]
     if missing:
         raise ValueError(f"the class {missing[0]!r} in {where} has no readable image")
+
+
+def check_each_readable(
+    found: Labelled, pixels: Pixels, *, where: object, unreadable: Unreadable = "skip"
+) -> None:
+    """Read files until there is an image of each class, before any work is done.
+
+    Raises:
+        ValueError: for a class of which nothing can be read; for an unreadable file that comes
+            first, with `unreadable` "refuse".
+        ChannelsError: for an image in colour where `pixels` is strictly grey.
+    """
+    there: set[str] = set()
+    for file, label in zip(*found, strict=True):
+        if label in there:
+            continue
+        try:
+            read_image(file, pixels)
+        except ChannelsError:
+            raise
+        except ValueError:
+            if unreadable == "refuse":
+                raise
+            continue
+        there.add(label)
+    check_all_have(list(dict.fromkeys(found.labels)), there, where)
 
 
 def is_image(path: Path) -> bool:

@@ -63,7 +63,7 @@ def read_image(source: Any, pixels: Pixels) -> np.ndarray:
     """One image as uint8 of `pixels.shape`.
 
     The orientation that a camera noted is applied, transparent parts are on white, and 16-bit
-    grey values are scaled to 8.
+    grey values are scaled to 8. Pillow images of mode I or F have values in 0..255.
 
     Args:
         source: a path, an open binary file, or a Pillow image.
@@ -87,10 +87,12 @@ def read_image(source: Any, pixels: Pixels) -> np.ndarray:
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else "an image"
     try:
         image: Any = source if isinstance(source, Image.Image) else _opened(source)
+        # Some versions of Pillow open 16-bit grey as "I", which else is of 8-bit values here.
+        deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
         if image.width * image.height > _MOST_PIXELS:
             raise ValueError(f"it has {image.width} x {image.height} pixels, more than 50 million")
         image = ImageOps.exif_transpose(image)
-        colour = _as_colour(image)
+        colour = _as_colour(image, deep=deep)
     # A damaged file raises OSError, SyntaxError, struct.error and others.
     except Exception as error:
         raise ValueError(f"{name} cannot be read as a PNG or JPEG image: {error}") from error
@@ -136,18 +138,25 @@ def _opened(source: Any) -> Any:
         return image
 
 
-def _as_colour(image: Any) -> Any:
-    """A Pillow image of any mode as L or RGB of 8 bits."""
+def _as_colour(image: Any, *, deep: bool) -> Any:
+    """A Pillow image of any mode as L or RGB of 8 bits; `deep`: its values are of 16 bits."""
     from PIL import Image
 
-    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
+    if deep or image.mode in ("I", "F"):
         values = np.asarray(image).astype(np.float64)
-        # Pillow opens 16-bit grey as one of these, and its own conversion would clip them.
-        return Image.fromarray(np.clip(np.round(values / 257.0), 0, 255).astype(np.uint8))
-    if image.mode in ("L", "1"):
-        return image.convert("L")
+        if deep:
+            if "transparency" in image.info:
+                values[values == image.info["transparency"]] = 65535
+            values = values / 257
+        if not ((values >= 0) & (values <= 255)).all():
+            raise ValueError(f"its values are in {values.min():g}..{values.max():g}, expected "
+                             "0..255")  # fmt: skip
+        # Pillow's own conversion would clip 16-bit values.
+        return Image.fromarray(np.round(values).astype(np.uint8))
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         over = image.convert("RGBA")
         white = Image.new("RGBA", over.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, over).convert("RGB")
+    if image.mode in ("L", "1"):
+        return image.convert("L")
     return image.convert("RGB")

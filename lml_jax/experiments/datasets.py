@@ -135,9 +135,15 @@ def data_entry(name: str, *, data_dir: str | None = None, command: str) -> DataE
         command: what needs it: "streams" or "few-shot".
 
     Raises:
-        ValueError: for an unknown name, a folder that the data set would ignore, or a data set
-            without the classes that the command needs.
+        ValueError: for an unknown name, a folder that the data set would ignore, a data set
+            without the classes that the command needs, or one whose name is that of a folder of
+            images too.
     """
+    if name in datasets and own_data.is_folder_of_classes(name):
+        raise ValueError(
+            f"{name!r} is a data set and a folder of class folders here: give ./{name} for the "
+            "folder, or rename it for the data set"
+        )
     load = None if name in datasets else own_data.loader_of(name)
     if load is not None:
         return _own_entry(name, load, data_dir, few_shot=command == "few-shot")

@@ -11,7 +11,7 @@ import numpy as np
 from lml_jax.data._tfds import prepared
 from lml_jax.data.arrays import select
 from lml_jax.data.files import from_csv, from_npy, from_npz
-from lml_jax.data.folder import class_files, from_folder
+from lml_jax.data.folder import class_files, from_folder, is_image
 from lml_jax.data.images import Pixels
 from lml_jax.data.prepared import from_tfds, splits_of
 from lml_jax.types import Dataset
@@ -66,6 +66,14 @@ def loader_of(source: str) -> Load | None:
     if "/" in source or path.suffix:
         raise FileNotFoundError(f"there is no {source}, expected {SOURCES}")
     return None
+
+
+def is_folder_of_classes(source: str) -> bool:
+    """Whether a folder of images by class lies there."""
+    try:
+        return any(map(is_image, class_files(source).files))
+    except (OSError, ValueError):
+        return False
 
 
 def smallest_class(source: str, load: Load, data_dir: str | None) -> tuple[int, int]:

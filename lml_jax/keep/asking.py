@@ -1,6 +1,7 @@
-"""Asking a kept learner: names and calibrated probabilities, for batches of any size."""
+"""Asking a kept learner: names and probabilities, for batches of any size."""
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
@@ -15,7 +16,7 @@ from jax.typing import ArrayLike
 
 from lml_jax.data.images import read_image
 from lml_jax.keep.batches import filled, padded, sizes_for
-from lml_jax.keep.calibration import Calibration, calibrate, probabilities
+from lml_jax.keep.calibration import LEAST, Calibration, calibrate, probabilities
 from lml_jax.keep.encoders import encode
 from lml_jax.keep.kept import Kept, examples_of
 from lml_jax.keep.teaching import without_held_out
@@ -69,7 +70,10 @@ def ready(kept: Kept) -> Kept:
 
 
 def ask(kept: Kept, x: ArrayLike, *, reject: float | None = None) -> Answers:
-    """The class of each example, with calibrated probabilities.
+    """The class of each example, with its probability.
+
+    Probabilities are calibrated where there are at least 10 held-out examples; a warning says where
+    they are not, see `uncalibrated`.
 
     Nothing compiles for a batch whose padded size was seen before, however many classes were
     learned since, and threads may call it at once.
@@ -84,8 +88,9 @@ def ask(kept: Kept, x: ArrayLike, *, reject: float | None = None) -> Answers:
         `Answers`.
 
     Raises:
-        ValueError: before any class was taught; for examples of another shape or type; for `reject`
-            outside 0..1, or where too few held-out examples say what is unknown.
+        ValueError: before any class was taught; for examples of another shape or type, or features
+            so large that a probability is not finite; for `reject` outside 0..1, or where too few
+            held-out examples say what is unknown.
 
     Example:
         >>> from lml_jax.keep import encoder, new, teach
@@ -99,6 +104,8 @@ def ask(kept: Kept, x: ArrayLike, *, reject: float | None = None) -> Answers:
     """
     kept = ready(kept)
     check_reject(kept, reject)
+    if why := uncalibrated(kept):
+        warnings.warn(why, UserWarning, stacklevel=2)
     x = examples_of(kept, x)
     columns = np.flatnonzero(np.array([bool(name) for name in kept.names]))
     p = np.empty((len(x), len(columns)), np.float32)
@@ -107,6 +114,9 @@ def ask(kept: Kept, x: ArrayLike, *, reject: float | None = None) -> Answers:
         n = part.stop - part.start
         own, own_sure = answer(kept, jnp.asarray(filled(x[part], size)))
         p[part], sure[part] = np.asarray(own)[:n, columns], np.asarray(own_sure)[:n]
+    if not (np.isfinite(p).all() and np.isfinite(sure).all()):
+        raise ValueError("the probabilities of some of the examples are not finite: their features "
+                         "are too large")  # fmt: skip
     classes = kept.classes
     best = [classes[i] for i in p.argmax(1)] if len(x) else []
     if reject is not None:
@@ -147,6 +157,24 @@ def ask_files(
             else:
                 name, p, sure = next(rows)
                 yield FileAnswer(path, name, float(p), float(sure))
+
+
+def uncalibrated(kept: Kept) -> str:
+    """Why the probabilities of a learner that is ready are not calibrated; empty where they are.
+
+    Example:
+        >>> from lml_jax.keep import encoder, new
+        >>> kept = new(encoder("identity", {}), "nearest-mean", shape=(1,), dtype="float32")
+        >>> uncalibrated(ready(kept))
+        'probabilities are not calibrated: 0 held-out examples, 10 needed'
+    """
+    assert kept.calibration is not None
+    if kept.calibration.calibrated:
+        return ""
+    return (
+        f"probabilities are not calibrated: {kept.calibration.examples} held-out examples, "
+        f"{LEAST} needed"
+    )
 
 
 def check_reject(kept: Kept, reject: float | None) -> None:

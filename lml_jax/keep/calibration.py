@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-_LEAST = 10  # held-out examples
+LEAST = 10  # held-out examples
 _PRIOR = 2.0  # standard deviation of log T
 
 
@@ -29,6 +29,11 @@ class Calibration(NamedTuple):
     known: tuple[float, float, float] = (0.0, 0.0, float("inf"))
     accuracy: float = float("nan")
     examples: int = 0
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether there were enough held-out examples to choose the temperature."""
+        return self.examples >= LEAST
 
     @property
     def rejects(self) -> bool:
@@ -79,7 +84,7 @@ def calibrate(logits: np.ndarray, y: np.ndarray) -> Calibration:
     if n == 0:
         return Calibration()
     accuracy = float((logits.argmax(1) == y).mean())
-    if n < _LEAST or classes < 2:
+    if n < LEAST or classes < 2:
         return Calibration(accuracy=accuracy, examples=n)
     temperature = _temperature(logits, y)
     if classes < 3:

@@ -76,7 +76,11 @@ def exported(
         "batch": batch,
         "pixels": None if kept.pixels is None else kept.pixels._asdict(),
         "platforms": list(platforms),
-        "calibration": {"examples": kept.calibration.examples, "rejects": kept.calibration.rejects},
+        "calibration": {
+            "examples": kept.calibration.examples,
+            "calibrated": kept.calibration.calibrated,
+            "rejects": kept.calibration.rejects,
+        },
     }
     with replacing(path) as temporary:
         temporary.write_bytes(content)

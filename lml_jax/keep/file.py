@@ -1,5 +1,6 @@
 """A kept learner as one file: arrays and JSON, no pickle, whole or not at all."""
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -78,7 +79,8 @@ def load(
         path: of the file.
         apply: the function of an encoder of the user's own.
         rules: kind -> how its rules are made, for learners that are no heads; see
-            `experiments.kept.lifelong`.
+            `experiments.kept.lifelong`. What a rule says of itself as `classes` and `shape` must
+            be the number of slots and of d values.
 
     Raises:
         FileNotFoundError: for no such file.
@@ -117,7 +119,6 @@ def _checked(
 ) -> Kept:
     """The learner of a description and its arrays, each of the shape that it must have."""
     encoder = _encoder_of(path, about["encoder"], tree["encoder"], apply)
-    rule = _rule_of(path, about["rule"], rules)
     names = _names_of(about["names"])
     pixels = None if about["pixels"] is None else _pixels_of(about["pixels"])
     shape, dtype = tuple(int(size) for size in about["shape"]), str(about["dtype"])
@@ -132,6 +133,8 @@ def _checked(
             "taught"
         )
     slots = len(names)
+    _check_sizes(about["rule"], slots, dim)
+    rule = _rule_of(path, about["rule"], rules)
     like = jax.eval_shape(lambda: rule.init(jax.random.key(0), slots, some_features(dim)))
     _check_like({"params": tree["params"], "state": tree["state"]},
                 dict(zip(("params", "state"), like, strict=True)))  # fmt: skip
@@ -172,6 +175,15 @@ def _rule_of(path: Path, about: Mapping[str, Any], rules: Mapping[str, RuleOf]) 
             f"{path} holds a learner of the kind {kind!r}; expected a head, or `rules` that make it"
         )
     return rules[kind](about)
+
+
+def _check_sizes(about: Mapping[str, Any], slots: int, dim: int) -> None:
+    """Raise ValueError for a rule of other sizes than the file has: it may be costly to make."""
+    classes, shape = about.get("classes", slots), about.get("shape", [dim])
+    if classes != slots:
+        raise ValueError(f"the rule is said to be of {classes} classes, and there are {slots}")
+    if min(shape, default=1) < 0 or math.prod(shape) != dim:
+        raise ValueError(f"the rule is said to take {shape}, and the encoder gives {dim} features")
 
 
 def _names_of(found: Any) -> tuple[str, ...]:

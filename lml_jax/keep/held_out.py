@@ -1,6 +1,5 @@
 """Which examples were taught, and which of them are held out to measure and calibrate."""
 
-from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -45,25 +44,17 @@ def inserted(marks: Marks, mark: np.ndarray, y: np.ndarray) -> Marks:
     return Marks(np.insert(marks.mark, at, mark[order]), np.insert(marks.y, at, y[order]))
 
 
-def not_seen(marks: Marks, mark: np.ndarray, y: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Which examples were not taught before, here or earlier in the chunk.
+def earlier_class(marks: Marks, mark: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which examples were not taught before, here or earlier in the chunk; and their first class.
 
-    Raises:
-        ValueError: for an example that was taught as another class.
+    Returns:
+        Booleans [n]; and the class [n] that each was first taught as, `y` where it is new.
     """
     known_marks = np.concatenate([marks.mark, mark])
     known_y = np.concatenate([marks.y, y])
     values, first = np.unique(known_marks, return_index=True)
     earlier = first[np.searchsorted(values, mark)]
-    other = np.flatnonzero(known_y[earlier] != y)
-    if other.size:
-        i = int(other[0])
-        raise ValueError(
-            f"an example of the class {names[y[i]]!r} was taught as "
-            f"{names[known_y[earlier[i]]]!r} (number {i} of those given): one class under two "
-            "names? Use the first name, or forget it"
-        )
-    return earlier == len(marks.mark) + np.arange(len(mark))
+    return earlier == len(marks.mark) + np.arange(len(mark)), known_y[earlier]
 
 
 def with_held_out(

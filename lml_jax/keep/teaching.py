@@ -2,10 +2,9 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import islice
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,32 +12,28 @@ import numpy as np
 from jax import Array
 
 from lml_jax.checks import known
-from lml_jax.data.folder import Unreadable, check_all_have, check_names, class_files, readable
+from lml_jax.data.folder import Unreadable, check_names
 from lml_jax.keep.batches import encode_all, padded, sizes_for
+from lml_jax.keep.conflicts import Given, described, refuse, warn
 from lml_jax.keep.held_out import (
     NEVER,
     PER_CLASS,
     HeldOut,
     Marks,
+    earlier_class,
     inserted,
     marks_of,
-    not_seen,
     with_held_out,
 )
 from lml_jax.keep.kept import Kept, examples_of
+from lml_jax.keep.parts import parts_of_arrays, parts_of_folder
 from lml_jax.keep.rules import RuleLearn, some_features
 from lml_jax.lifelong.growth import capacity_for
 from lml_jax.types import Batch, Dataset, Params, PyTree
 
 Repeated: TypeAlias = Literal["skip", "count"]
-_CHUNK = 256  # examples that are read and learned at a time
-
-
-class _Counted(NamedTuple):
-    """What one call has taught."""
-
-    taught: int = 0
-    skipped: int = 0
+Conflicts: TypeAlias = Literal["refuse", "skip"]
+_LARGEST = 1e15  # of a feature: sums of its squares stay in the range of float32
 
 
 def teach(
@@ -48,6 +43,7 @@ def teach(
     names: Sequence[str] = (),
     repeated: Repeated = "skip",
     unreadable: Unreadable = "skip",
+    conflicts: Conflicts = "refuse",
 ) -> Kept:
     """The learner after more examples, of classes that it knows or of new ones.
 
@@ -63,10 +59,13 @@ def teach(
         repeated: examples that were taught before, to the byte: "skip", so that a folder which
             has grown can be taught again; or "count", learn them once more.
         unreadable: files that cannot be read: "skip" with a warning, or "refuse".
+        conflicts: an example that was taught as another class, such as one image in two folders,
+            or two that are equal once resized: "refuse"; or "skip" with a warning, the class that
+            came first has it. This is not looked for where `repeated` is "count".
 
     Returns:
-        A `Kept` with the new classes behind the old ones. `provenance["taught"][-1]` says how many
-        examples were taught and skipped.
+        A `Kept` with the new classes behind the old ones, or in the places of forgotten ones.
+        `provenance["taught"][-1]` says how many examples were taught and skipped.
 
     Raises:
         ValueError: for examples of another shape or type than the learner knows, classes without a
@@ -83,23 +82,39 @@ def teach(
         ['c', 'b']
     """
     known(repeated, ("skip", "count"), what="treatment of repeated examples")
+    known(conflicts, ("refuse", "skip"), what="treatment of conflicting examples")
     if isinstance(examples, str | os.PathLike):
-        parts, own = _of_folder(kept, examples, unreadable), class_files(examples).labels
+        parts, own = parts_of_folder(kept, examples, unreadable)
     else:
-        parts, own = _of_arrays(kept, examples, names)
+        parts, own = parts_of_arrays(kept, examples, names)
     listed = list(dict.fromkeys(own))
     _check_new_names(kept, listed)
-    count, before = _Counted(), kept
-    there: set[str] = set()
-    for x, labels in parts:
-        there |= set(labels)
-        kept, count = _teach_some(kept, x, labels, count, repeated)
-    check_all_have(listed, there, "what was given")
+    taught, skipped, before = 0, 0, kept
+    conflicting: list[str] = []
+    found: Sequence[str]
+    given: list[Given] = []
+    for part in parts:
+        x = examples_of(kept, part.x)
+        kept = _with_room(kept, list(dict.fromkeys(part.labels)))
+        slot = {name: i for i, name in enumerate(kept.names) if name}
+        y = np.array([slot[name] for name in part.labels], np.int32)
+        given.append(Given(marks_of(x), part.labels, part.source))
+        fresh, found = np.ones(len(y), bool), ()
+        if repeated == "skip":
+            fresh, found = _fresh(kept, given, y, conflicts)
+        conflicting += found
+        taught += int(fresh.sum())
+        skipped += int((~fresh).sum()) - len(found)
+        if fresh.any():
+            kept = _teach_some(kept, x[fresh], y[fresh], given[-1].mark[fresh])
+    _check_all_taught(kept, listed)
+    warn(conflicting)
     old = set(before.classes)
     event = {
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "examples": count.taught,
-        "skipped": count.skipped,
+        "examples": taught,
+        "skipped": skipped,
+        "conflicts": len(conflicting),
         "new": [name for name in kept.classes if name not in old],
     }
     history = [*kept.provenance["taught"], event]
@@ -133,11 +148,14 @@ def forget(kept: Kept, name: str) -> Kept:
     slot = kept.names.index(name)
     state = _forget(kept.rule.forget, kept.state, jnp.asarray(slot))
     held, marks = kept.held_out, kept.marks
+    taught = [{**event, "new": [n for n in event.get("new", []) if n != name]}
+              for event in kept.provenance["taught"]]  # fmt: skip
     return kept._replace(
         state=state,
         names=(*kept.names[:slot], "", *kept.names[slot + 1 :]),
         held_out=HeldOut(*(part[held.y != slot] for part in held)),
         marks=Marks(*(part[marks.y != slot] for part in marks)),
+        provenance={**kept.provenance, "taught": taught},
         calibration=None,
         fitted=None,
     )
@@ -166,46 +184,11 @@ def learned(
     return state
 
 
-def _of_folder(
-    kept: Kept, path: str | os.PathLike[str], unreadable: Unreadable
-) -> Iterator[tuple[np.ndarray, list[str]]]:
-    """Chunks of a folder: only one is in memory."""
-    if kept.pixels is None:
-        raise ValueError(
-            f"this learner takes arrays of shape {list(kept.shape)}, and no image files: it was "
-            "made without `pixels`"
-        )
-    each = readable(class_files(path), kept.pixels, unreadable=unreadable)
-    while chunk := list(islice(each, _CHUNK)):
-        images, labels = zip(*chunk, strict=True)
-        yield np.stack(images), list(labels)
-
-
-def _of_arrays(
-    kept: Kept, examples: Dataset | Batch, names: Sequence[str]
-) -> tuple[Iterator[tuple[np.ndarray, list[str]]], list[str]]:
-    """Chunks of arrays, and the name of every example."""
-    if isinstance(examples, Dataset):
-        given = names or examples.names
-        y = np.repeat(np.arange(examples.classes), np.asarray(examples.count))
-        x = examples.x
-        rows = np.asarray(examples.rows)
-    else:
-        given, y, x = names, np.asarray(examples.y), examples.x
-        rows = np.arange(len(y))
-        if examples.weight is not None:
-            y = np.where(np.asarray(examples.weight) > 0, y, -1)
-    if y.size and y.max() >= len(given):
-        raise ValueError(f"there are {len(given)} class names, but a label {y.max()}: expected a "
-                         "name for each class")  # fmt: skip
-    rows, y = rows[y >= 0], y[y >= 0]
-    labels = [str(given[c]) for c in y.tolist()]
-
-    def chunks() -> Iterator[tuple[np.ndarray, list[str]]]:
-        for i in range(0, len(rows), _CHUNK):
-            yield np.asarray(x[rows[i : i + _CHUNK]]), labels[i : i + _CHUNK]
-
-    return chunks(), labels
+def _check_all_taught(kept: Kept, listed: Sequence[str]) -> None:
+    there = {kept.names[i] for i in np.unique(kept.marks.y).tolist()}
+    for name in listed:
+        if name not in there:
+            raise ValueError(f"every example of the class {name!r} was taught as another class")
 
 
 def _check_new_names(kept: Kept, listed: Sequence[str]) -> None:
@@ -215,25 +198,27 @@ def _check_new_names(kept: Kept, listed: Sequence[str]) -> None:
     check_names([*kept.classes, *listed], where="this learner")
 
 
-def _teach_some(
-    kept: Kept, x: np.ndarray, labels: list[str], count: _Counted, repeated: Repeated
-) -> tuple[Kept, _Counted]:
-    """The learner after one chunk."""
-    x = examples_of(kept, x)
-    mark = marks_of(x)
-    kept = _with_room(kept, list(dict.fromkeys(labels)))
-    slot = {name: i for i, name in enumerate(kept.names) if name}
-    y = np.array([slot[name] for name in labels], np.int32)
-    fresh = np.ones(len(y), bool)
-    if repeated == "skip":
-        fresh = not_seen(kept.marks, mark, y, kept.names)
-    count = _Counted(count.taught + int(fresh.sum()), count.skipped + int((~fresh).sum()))
-    if not fresh.any():
-        return kept, count
-    x, y, mark = x[fresh], y[fresh], mark[fresh]
+def _fresh(
+    kept: Kept, given: Sequence[Given], y: np.ndarray, conflicts: Conflicts
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Which examples of the last part are new, and which were taught as another class."""
+    fresh, first = earlier_class(kept.marks, given[-1].mark, y)
+    found = []
+    for i in np.flatnonzero(first != y).tolist():
+        found.append(described(given, i, kept.names[first[i]]))
+        if conflicts == "refuse":
+            refuse(found[0], None if kept.pixels is None else kept.pixels.size)
+    return fresh, tuple(found)
+
+
+def _teach_some(kept: Kept, x: np.ndarray, y: np.ndarray, mark: np.ndarray) -> Kept:
+    """The learner after some examples."""
     z = encode_all(kept.encoder.apply, kept.encoder.params, x, kept.dim)
-    if not np.isfinite(z).all():
-        raise ValueError("the encoder gives features that are not finite for some of the examples")
+    if not (np.abs(z) <= _LARGEST).all():
+        raise ValueError(
+            "the encoder gives features that are not finite, or beyond "
+            f"{_LARGEST:g}, for some of the examples"
+        )
     may_be, learn_now = mark, np.ones(len(y), bool)
     if kept.rule.unlearn is None:  # enough of each class must remain to be learned
         may_be = np.where(np.bincount(y)[y] >= 2 * PER_CLASS, mark, NEVER)
@@ -241,7 +226,7 @@ def _teach_some(
     if kept.rule.unlearn is None:
         learn_now = ~held_here
     state = learned(kept.rule.learn, kept, kept.state, z[learn_now], y[learn_now])
-    return kept._replace(state=state, held_out=held, marks=inserted(kept.marks, mark, y)), count
+    return kept._replace(state=state, held_out=held, marks=inserted(kept.marks, mark, y))
 
 
 def _with_room(kept: Kept, listed: list[str]) -> Kept:

@@ -1,13 +1,15 @@
 """Data of the user's own: folders, archives, CSV files, mappings, names that tfds knows."""
 
 import re
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from lml_jax.data.files import from_csv, from_labelled, from_mapping, from_npy, from_npz
-from lml_jax.data.folder import from_folder
+from lml_jax.data.folder import check_names, from_folder
 from lml_jax.data.images import ChannelsError, Pixels, read_image
 from lml_jax.data.prepared import from_tfds
 from lml_jax.experiments.datasets import DataRequest, data_entry
@@ -73,6 +75,18 @@ def test_bits_transparency_and_orientation(tmp_path):
     seen = read_image(tmp_path / "turned.png", Pixels((2, 2)))
     assert seen.tolist() == [[0, 0], [255, 255]]
     assert read_image(Image.new("1", (2, 2), 1), Pixels((2, 2))).tolist() == [[255] * 2] * 2
+
+
+def test_a_clear_grey_is_white_and_modes_of_numbers_are_read_as_they_are(tmp_path):
+    path = tmp_path / "clear.png"
+    for mode in ("1", "L", "I;16"):
+        Image.new(mode, (2, 2), 0).save(path, transparency=0)
+        assert (read_image(path, Pixels((2, 2))) == 255).all(), mode
+    for dtype in (np.int32, np.float32):
+        image = Image.fromarray(np.full((2, 2), 200, dtype))
+        assert read_image(image, Pixels((2, 2))).tolist() == [[200] * 2] * 2
+    with pytest.raises(ValueError, match=r"its values are in 300\.\.300, expected 0\.\.255"):
+        read_image(Image.fromarray(np.full((2, 2), 300, np.int32)), Pixels((2, 2)))
 
 
 def test_colour_where_grey_is_expected():
@@ -203,6 +217,23 @@ def test_bad_archives_and_labels(tmp_path):
     np.savez(path, x=np.ones((2, 2)), y=[0, 3], names=["a", "b"])
     with pytest.raises(ValueError, match=r"f\.npz: labels are in 0\.\.3, but there are 2 names"):
         from_npz(path)
+    np.savez(path, x=np.ones((2, 2)), y=[0, 1], z=np.array([1], object))
+    with pytest.raises(ValueError, match=r"f\.npz holds x, y, z; expected"):  # z is not read
+        from_npz(path)
+    np.savez_compressed(path, x=np.ones((2, 2)), y=[0, 1])
+    assert from_npz(path).classes == 2
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("x", "y"):
+            with archive.open(f"{name}.npy", "w") as file:
+                header = {"descr": "<f8", "fortran_order": False, "shape": (2**42,)}
+                np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(ValueError, match=r"its member x\.npy claims 35184372088832 bytes"):
+        from_npz(path)
+    with (tmp_path / "y.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+    np.save(tmp_path / "x.npy", np.ones((2, 2)))
+    with pytest.raises(ValueError, match="are not both"):
+        from_npy(tmp_path / "x.npy", tmp_path / "y.npy")
     with pytest.raises(TypeError, match="labels are of float64"):
         from_labelled(np.ones((2, 2)), [0.5, 1.0])
 
@@ -277,3 +308,18 @@ def test_what_is_neither_a_name_nor_there():
         data_entry("no.npz", command="streams")
     with pytest.raises(ValueError, match=r"did you mean 'glyphs'.*a folder of class folders"):
         data_entry("glyps", command="streams")
+
+
+def test_a_folder_under_the_name_of_a_data_set_is_refused(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    folder.rename("digits")
+    with pytest.raises(ValueError, match=r"'digits' is a data set and a folder.*give \./digits"):
+        data_entry("digits", command="streams")
+    assert data_entry("./digits", command="streams").classes_per_task == 1
+    Path("omniglot").mkdir()  # holds no images
+    assert data_entry("omniglot", command="streams").reads_folder
+
+
+def test_accents_are_named():
+    with pytest.raises(ValueError, match="differ only in how their accents are encoded"):
+        check_names(["\u00e9", "e\u0301"], where="pets")

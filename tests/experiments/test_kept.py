@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,9 @@ import pytest
 from PIL import Image
 
 from lml_jax import cli, keep, nets
+from lml_jax._ownership import owned_file
 from lml_jax.data.folder import image_files
+from lml_jax.experiments.fewshot.run import of_image_size
 from lml_jax.experiments.fewshot.settings import FewShot, resolve
 from lml_jax.experiments.kept import commands
 from lml_jax.experiments.kept.start import few_shot_begin, inverts
@@ -131,6 +134,10 @@ def test_features_of_any_encoder_need_none(tmp_path, capsys):
     assert "taught 45 examples" in said
     assert keep.load(path).rule.name == "ridge"
     assert "ask it in Python" in said
+    np.savez(tmp_path / "few.npz", x=x[::15].astype(np.float32), y=y[::15])
+    said = command(capsys, "teach", tmp_path / "few.kept", tmp_path / "few.npz", "--head", "ridge")
+    assert "not calibrated" in said
+    assert "held-out examples, 10 needed" in said
 
 
 def failing(*words):
@@ -208,6 +215,7 @@ def test_ctrl_c_says_what_became_of_the_file(taught, monkeypatch):
         (["export", "{kept}", "--out", "{kept}"], "is read by this command"),
         (["show", "{kept}", "--figure", "{kept}"], "is read by this command"),
         (["ask", "{kept}", "{first}", "--out", "{kept}"], "is read by this command"),
+        (["ask", "{kept}", "{first}", "--threshold", "0.9"], "is used with --reject alone"),
         (["ask", "absent.kept", "{first}"], "absent.kept"),
         (["ask", "{first}/kind 0/0.png", "{first}"], "is no whole file of arrays"),
         (["teach", "new.kept", "{first}", "--encoder", "{first}"], "params.npz"),
@@ -222,6 +230,23 @@ def test_bad_input_is_one_line(taught, pictures, words, message, monkeypatch):
     assert message in str(caught.value)
     assert str(caught.value).startswith("lml-jax: ")
     assert taught.read_bytes() == before
+
+
+def test_a_file_is_taught_by_one_process_at_a_time(taught, pictures, tmp_path):
+    path = tmp_path / "mine.kept"
+    path.write_bytes(taught.read_bytes())
+    with owned_file(path), pytest.raises(BlockingIOError, match=r"mine\.kept is in use by process"):
+        commands.teach(path, str(pictures / "second"))
+    assert path.read_bytes() == taught.read_bytes()
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.kept"]
+
+
+def test_a_run_on_arrays_records_the_size_of_its_images():
+    plan = resolve(FewShot(learner="gemcl"))
+    for side, wanted in ((19, 19), ((19, 12), plan.settings.size)):
+        shape = (2, *np.broadcast_to(side, 2).tolist())
+        tasks = SimpleNamespace(test_set=SimpleNamespace(x=np.zeros(shape, np.uint8)))
+        assert of_image_size(plan, tasks).settings.size == wanted
 
 
 def test_a_learner_without_an_embedding_is_no_encoder(run, tmp_path):

@@ -1,5 +1,7 @@
 """Every registered lifelong learner is kept with its whole state."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from lml_jax import keep
 from lml_jax.data.arrays import from_arrays
 from lml_jax.data.streams import class_incremental
-from lml_jax.experiments.kept.lifelong import kept_of, rules
+from lml_jax.experiments.kept.lifelong import kept_of, lifelong_rule, rules
 from lml_jax.experiments.lifelong.entries import context_of
 from lml_jax.experiments.lifelong.learners import lifelong_learners
 from lml_jax.experiments.lifelong.settings import Lifelong, for_learner, resolve
@@ -89,4 +91,8 @@ def test_it_answers_by_what_it_recalls_and_is_taught_more(name, tmp_path):
     assert len(more.names) == 8
     again = keep.load(keep.save(tmp_path / "l.kept", more), rules=rules())
     assert again.classes == more.classes
+    about = dict(kept.rule.about)
+    about["plan"] = {**about["plan"], "tasks": 10**9}
+    with pytest.raises(ValueError, match="4 classes are said to have come in 1000000000 tasks"):
+        lifelong_rule(json.dumps(about, sort_keys=True))
     jax.tree.map(np.testing.assert_array_equal, again.state, more.state)

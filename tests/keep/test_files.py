@@ -151,6 +151,17 @@ def test_well_formed_files_that_say_what_cannot_be(whole, tmp_path, change, mess
     assert any(part in str(caught.value) for part in message.split("|")), caught.value
 
 
+def test_a_rule_of_other_sizes_than_the_file_is_not_made(whole, tmp_path):
+    def refused_rule(about):
+        raise AssertionError(about)
+
+    for sizes in ({"classes": 10**9}, {"classes": 16, "shape": [10**9]}):
+        change = put("rule", value={"kind": "own", **sizes})
+        path = rewritten(whole, tmp_path, change)
+        with pytest.raises(ValueError, match=r"changed\.kept: the rule is said to"):
+            keep.load(path, rules={"own": refused_rule})
+
+
 def test_a_description_that_nests_deeply(whole, tmp_path):
     with np.load(io.BytesIO(whole)) as arrays:
         members = {name: arrays[name] for name in arrays.files}

@@ -81,6 +81,7 @@ def test_what_is_forgotten_was_never_there(head):
     without = keep.teach(fresh(head), some([0, 1, 3]))
     kept = keep.forget(keep.teach(without, some([2])), "class 2")
     assert kept.classes == without.classes
+    assert kept.provenance["taught"][-1]["new"] == []
     np.testing.assert_allclose(by_name(kept), by_name(without), atol=1e-6)
     with pytest.raises(ValueError, match="unknown class 'class 9'; did you mean 'class"):
         keep.forget(kept, "class 9")
@@ -100,8 +101,15 @@ def test_what_was_taught_before_is_skipped_and_another_name_refused():
     np.testing.assert_allclose(by_name(again), by_name(kept), atol=1e-7)
     twice = keep.teach(kept, EVERY, repeated="count")
     assert twice.examples == 2 * kept.examples
-    with pytest.raises(ValueError, match="example of the class 'cat' was taught as 'class 0'"):
+    with pytest.raises(ValueError, match="example 0 of the class 'cat' was taught before as 'cl"):
         keep.teach(kept, Batch(EVERY.x[:3], np.zeros(3, int)), names=["cat"])
+    more = Batch(np.concatenate([EVERY.x[:7], QUERIES[:1]]), np.zeros(8, int))
+    with pytest.warns(UserWarning, match=r"skipped, taught as another class: .*and 2 more"):
+        skipped = keep.teach(kept, more, names=["cat"], conflicts="skip")
+    assert skipped.examples == kept.examples + 1
+    assert skipped.provenance["taught"][-1]["conflicts"] == 7
+    with pytest.raises(ValueError, match="every example of the class 'cat' was taught as another"):
+        keep.teach(kept, more._replace(x=EVERY.x[:8]), names=["cat"], conflicts="skip")
     assert kept.classes == keep.teach(kept, EVERY).classes
 
 
@@ -244,6 +252,38 @@ def test_a_folder_is_taught_and_files_are_asked(folder, tmp_path):
         keep.ask(kept, np.zeros((2, 12, 12)))
     with pytest.raises(ValueError, match="takes arrays, and no image files"):
         next(keep.ask_files(keep.teach(fresh(), EVERY), files))
+
+
+def test_one_image_in_two_classes_is_named_by_both_files(folder):
+    both = (folder / "kind 0" / "1.png").read_bytes()
+    (folder / "kind 1" / "twin.png").write_bytes(both)
+    kept = keep.new(image_encoder(), "nearest-mean", pixels=PIXELS)
+    with pytest.raises(
+        ValueError, match=r"kind 1/twin\.png of the class 'kind 1' equals .*kind 0/1\.png of the cl"
+    ):
+        keep.teach(kept, folder)
+    with pytest.warns(UserWarning, match=r"twin\.png of the class 'kind 1' equals"):
+        taught = keep.teach(kept, folder, conflicts="skip")
+    assert taught.examples == 18
+    (folder / "kind 9").mkdir()
+    (folder / "kind 9" / "a.heic").write_bytes(b"no PNG")
+    with pytest.raises(ValueError, match=r"the class 'kind 9' in .* has no readable image"):
+        keep.teach(kept, folder)  # before the twin is seen
+
+
+def test_probabilities_that_are_not_calibrated_are_warned_of():
+    kept = keep.ready(keep.teach(fresh(), some([0, 1])))
+    with pytest.warns(UserWarning, match=r"not calibrated: \d held-out examples, 10 needed"):
+        keep.ask(kept, QUERIES)
+    assert not kept.calibration.calibrated
+
+
+def test_values_beyond_what_a_learner_can_sum():
+    kept = keep.teach(fresh(), EVERY)
+    with pytest.raises(ValueError, match="the probabilities of some of the examples are not fin"):
+        keep.ask(kept, np.full((1, DIM), 1e30))
+    with pytest.raises(ValueError, match=r"not finite, or beyond 1e\+15"):
+        keep.teach(kept, Batch(np.full((1, DIM), 1e30), np.array([0])), names=["a"])
 
 
 def test_an_encoder_of_ones_own_is_given_again_and_another_is_noticed(tmp_path):

@@ -1,7 +1,7 @@
 """Meta-train and meta-test one few-shot learner."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,9 +84,21 @@ def run_fewshot(
 def build(settings: FewShot, learners: Mapping[str, FewShotEntry] | None = None) -> Built:
     """Everything a run is made of."""
     plan = resolve(settings, learners)
-    tasks, net, s = tasks_of(plan), network_of(plan), plan.settings
+    tasks = tasks_of(plan)
+    plan = of_image_size(plan, tasks)
+    net, s = network_of(plan), plan.settings
     learner = learner_of(plan, net, steps=s.inner_steps, ways=s.train_ways)
     return Built(plan, tasks, net, learner, execution_of(plan))
+
+
+def of_image_size(plan: Plan, tasks: Tasks) -> Plan:
+    """The plan with the size that square images have: those of arrays are not resized."""
+    shape: tuple[int, ...] = ()
+    if not plan.regression:
+        shape = jax.tree.leaves(tasks.test_set.x)[0].shape[1:]
+    if len(shape) < 2 or shape[0] != shape[1]:
+        return plan
+    return plan._replace(settings=replace(plan.settings, size=int(shape[0])))
 
 
 def keys_of(seed: int) -> list[Key]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lml_jax.data.folder import check_all_have, class_files
-from lml_jax.data.images import ChannelsError, Pixels, read_image
+from lml_jax.data.folder import check_each_readable, class_files
+from lml_jax.data.images import ChannelsError, Pixels
 from lml_jax.types import Dataset
 
 OTHER_ENCODER = (
@@ -34,19 +34,7 @@ def check_images(folder: str, pixels: Pixels) -> None:
         ValueError: as `class_files`; for a class of which no image can be read.
         ChannelsError: for an image in colour where the encoder takes grey ones.
     """
-    found = class_files(folder)
-    there: set[str] = set()
-    for file, label in zip(*found, strict=True):
-        if label in there:
-            continue
-        try:
-            read_image(file, pixels)
-        except ChannelsError:
-            raise
-        except ValueError:
-            continue  # `teach` names it
-        there.add(label)
-    check_all_have(list(dict.fromkeys(found.labels)), there, folder)
+    check_each_readable(class_files(folder), pixels, where=folder)
 
 
 def check_arrays(source: str, data: Dataset, pixels: Pixels, *, invert: bool | None) -> None:

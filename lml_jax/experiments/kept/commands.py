@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import numpy as np
 import tyro
 
 from lml_jax import keep, plots
+from lml_jax._ownership import owned_file
 from lml_jax.atomic_write import replacing
 from lml_jax.data.folder import Unreadable, image_files
 from lml_jax.experiments import own_data
@@ -29,8 +29,9 @@ from lml_jax.experiments.kept.start import (
     inverts,
 )
 from lml_jax.heads import HEADS
-from lml_jax.keep.asking import held_out_logits
+from lml_jax.keep.asking import held_out_logits, uncalibrated
 from lml_jax.keep.export import exported
+from lml_jax.keep.teaching import Conflicts
 from lml_jax.types import Dataset
 
 File = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="KEPT")]
@@ -47,6 +48,7 @@ def teach(
     invert: bool | None = None,
     start_steps: int = 500,
     unreadable: Unreadable = "skip",
+    conflicts: Conflicts = "refuse",
 ) -> str:
     """Teach a learner the classes of a folder; it is made if the file is absent.
 
@@ -64,9 +66,12 @@ def teach(
             of your own, never.
         start_steps: updates of the meta-training, where the embedding is not cached.
         unreadable: skip files that cannot be read with a warning, or refuse them.
+        conflicts: refuse an image that is in two classes, or skip it with a warning where it comes
+            for the second time.
     """
     check_writable(kept)
-    with _unchanged(kept):
+    with owned_file(kept):
+        before = _state_of(kept)
         data = None if Path(folder).is_dir() else _loaded(folder)
         if kept.exists():
             if encoder is not None or head is not None or invert is not None:
@@ -77,10 +82,11 @@ def teach(
             learner = _load(kept)
         else:
             learner = _new(folder, data, encoder, head, invert, start_steps)
-        taught = keep.ready(
-            keep.teach(learner, folder if data is None else data, unreadable=unreadable)
-        )
-    keep.save(kept, taught)
+        given = folder if data is None else data
+        taught = keep.teach(learner, given, unreadable=unreadable, conflicts=conflicts)
+        taught = keep.ready(taught)
+        _check_unchanged(kept, before)
+        keep.save(kept, taught)
     event = taught.provenance["taught"][-1]
     new = event["new"]
     return (
@@ -96,7 +102,7 @@ def ask(
     *,
     out: Path | None = None,
     reject: bool = False,
-    threshold: float = 0.5,
+    threshold: float | None = None,
 ) -> str:
     """Name the class of images, with its probability.
 
@@ -105,13 +111,17 @@ def ask(
         images: files, or folders of files.
         out: write a CSV file instead of a table.
         reject: answer "none of these" for images of no class that the learner knows.
-        threshold: the probability of being of a known class below which an image is rejected.
+        threshold: the probability of being of a known class below which an image is rejected,
+            with --reject; 0.5 by default.
     """
+    if threshold is not None and not reject:
+        raise ValueError(f"threshold {threshold} is used with --reject alone: give both")
     learner = _load(kept)
     if not images:
         raise ValueError("nothing to ask: expected image files or folders")
     files = image_files(images)
-    answers = keep.ask_files(learner, files, reject=threshold if reject else None)
+    least = (0.5 if threshold is None else threshold) if reject else None
+    answers = keep.ask_files(learner, files, reject=least)
     if out is not None:
         check_no_input(out, [kept, *files])
         return _as_csv(answers, out)
@@ -230,16 +240,13 @@ def _loaded(source: str) -> Dataset:
     return load(28, None)[0]
 
 
-@contextmanager
-def _unchanged(path: Path) -> Iterator[None]:
-    """Raise OSError if another process writes the file while the block runs."""
+def _state_of(path: Path) -> object:
+    return (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
 
-    def state() -> object:
-        return (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
 
-    before = state()
-    yield
-    if state() != before:
+def _check_unchanged(path: Path, before: object) -> None:
+    """Raise OSError if a process that does not own the file has written it, as `keep.save` may."""
+    if _state_of(path) != before:
         raise OSError(f"{path} was changed by another process in the meantime: teach again")
 
 
@@ -276,11 +283,13 @@ def _takes(learner: keep.Kept) -> str:
 def _measured(learner: keep.Kept) -> str:
     assert learner.calibration is not None
     if not learner.calibration.examples:
-        return "no held-out example yet"
-    return (
+        return f"no held-out example yet; {uncalibrated(learner)}"
+    text = (
         f"accuracy {100 * learner.calibration.accuracy:.1f} % on "
         f"{learner.calibration.examples} held-out examples"
     )
+    why = uncalibrated(learner)
+    return f"{text}; {why}" if why else text
 
 
 def _size(path: Path) -> str:
