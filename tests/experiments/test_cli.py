@@ -225,7 +225,7 @@ def test_every_few_shot_learner_on_sine(monkeypatch, tmp_path, learner):
     [
         (["lifelong", "--data", "glyfs"], "unknown data set 'glyfs'; did you mean 'glyphs'"),
         (["lifelong", "--scenario", "clas"], "did you mean 'class'"),
-        (["lifelong", "--learners", "mamml"], "did you mean 'lifelong-maml'"),
+        (["lifelong", "--learners", "lifelong-mamml"], "did you mean 'lifelong-maml'"),
         (
             ["lifelong", "--learners", "finetune", "lifelong-maml", "--decay", "1.5"],
             r"lambda must be in \(0, 1\], got 1.5",

@@ -188,7 +188,8 @@ def outcome(make, examples, change=lambda part: part):
     return found
 
 
-# One operation at a time costs up to half a minute for each: the suite runs it for two kinds.
+# Each costs up to half a minute: the suite runs them for two kinds. tests/test_conformance.py has
+# strict promotion of all that is registered, by shapes alone.
 quick = [name for name in MAKERS if name in ("gan-replay", "vaml-stream-align")]
 without_jit = [
     pytest.param(*MAKERS[name], "disable_jit", id=f"{name}-disable_jit",
@@ -196,8 +197,10 @@ without_jit = [
     for name in MAKERS
 ]  # fmt: skip
 strict = [
-    pytest.param(*made, next(iter(SWITCHES)), id=f"{name}-strict") for name, made in MAKERS.items()
-]
+    pytest.param(*made, next(iter(SWITCHES)), id=f"{name}-strict",
+                 marks=() if name in quick else pytest.mark.slow)
+    for name, made in MAKERS.items()
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("make", "examples", "switch"), strict + without_jit)
