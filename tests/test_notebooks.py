@@ -28,5 +28,11 @@ def test_the_pair_is_in_step(name):
     assert [cell.source for cell in paired.cells] == [cell.source for cell in text.cells]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_are_stored(name):
+    cells = jupytext.read(FOLDER / f"{name}.ipynb").cells
+    assert any(cell.get("outputs") for cell in cells)
+
+
 def test_there_are_notebooks():
     assert {"00_quickstart", "01_custom_loss"} <= set(NAMES)
