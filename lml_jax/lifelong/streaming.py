@@ -83,11 +83,15 @@ def streaming(learner: Learner, space: LabelSpace) -> LifelongLearner:
         found = batch_loss(learner.predict, params, state.own, batch, state.seen)
         return {"loss": found.loss, **found.metrics}
 
+    def noted(state: TrainState, good: Array) -> TrainState:
+        """Stopped at this step, unless it was `good` or an earlier one was not."""
+        bad_step = jnp.where(good | (state.bad_step >= 0), state.bad_step, state.step)
+        return state._replace(bad_step=bad_step)
+
     def counted(state: TrainState, good: Array) -> TrainState:
         """One more step, if it was `good` and all before it were."""
-        bad_step = jnp.where(good | (state.bad_step >= 0), state.bad_step, state.step)
-        step = jnp.where(bad_step < 0, state.step + 1, state.step)
-        return state._replace(step=step, bad_step=bad_step)
+        state = noted(state, good)
+        return state._replace(step=jnp.where(state.bad_step < 0, state.step + 1, state.step))
 
     def step(state: LifelongState, tasks: Task, key: Key) -> tuple[LifelongState, Metrics]:
         check_tasks(tasks, space)
@@ -118,10 +122,7 @@ def streaming(learner: Learner, space: LabelSpace) -> LifelongLearner:
     def end_task(state: LifelongState, batch: Batch, key: Key) -> LifelongState:
         check_finished(state, space)
         state, good = learned(state, batch, key)
-        step, bad_step = state.train.step, state.train.bad_step
-        bad_step = jnp.where(good | (bad_step >= 0), bad_step, step)
-        state = state._replace(train=state.train._replace(bad_step=bad_step))
-        return finished_after(state, space, batch)
+        return finished_after(state._replace(train=noted(state.train, good)), space, batch)
 
     def recall(state: LifelongState, x: Array, key: Key) -> Array:
         return learner.predict(state.train.params, state.own, x)
