@@ -76,7 +76,7 @@ def _lifelong(record: Record, folder: Path) -> Iterator[str]:
         cells = [html.escape(line.title)]
         for key, value in line.scores.items():
             text = f"{100 * value:.1f}"
-            cells.append(f"<b>{text}</b>" if not line.bound and value == best[key] else text)
+            cells.append(f"<b>{text}</b>" if line.leads(key, best) else text)
         rows.append([*cells, f"{line.seconds:.0f}"])
     yield _table(head, rows)
     yield f"<p>{html.escape(report.LEGEND)}</p>"

@@ -112,12 +112,16 @@ class Line(NamedTuple):
     scores: dict[str, float]
     seconds: float
 
+    def leads(self, key: str, best: dict[str, float]) -> bool:
+        """Whether the score is the best one, and of no bound."""
+        return not self.bound and self.scores[key] == best[key]
+
     def text(self, best: dict[str, float] | None = None) -> str:
         """The line in percent, with the scores in bold that equal `best`."""
         cells = []
         for key, value in self.scores.items():
             cell = f"{100 * value:14.1f}"
-            bold = best is not None and not self.bound and value == best[key]
+            bold = best is not None and self.leads(key, best)
             cells.append(f"\033[1m{cell}\033[0m" if bold else cell)
         return f"{self.title:28s}{''.join(cells)}{self.seconds:8.0f}"
 
