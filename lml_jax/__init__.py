@@ -89,6 +89,8 @@ from lml_jax.lifelong.restart import with_fresh_optimizer as with_fresh_optimize
 from lml_jax.lifelong.run import run_stream as run_stream
 from lml_jax.lifelong.si import si as si
 from lml_jax.lifelong.streaming import streaming as streaming
+from lml_jax.lifelong.sweep import sweep as sweep
+from lml_jax.lifelong.together import run_together as run_together
 from lml_jax.train import DivergedError as DivergedError
 from lml_jax.train import allow_skips as allow_skips
 from lml_jax.train import episode_loss as episode_loss

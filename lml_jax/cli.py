@@ -38,6 +38,7 @@ def lifelong(
     out: Path = Path("runs/lifelong"),
     learners: Annotated[tuple[str, ...], several_of(lifelong_learners)] = FAMILIES,
     seeds: tuple[int, ...] = (0,),
+    seeds_together: bool = False,
     resume: bool = False,
     save_every: float = 60.0,
     quiet: bool = False,
@@ -53,14 +54,15 @@ def lifelong(
         out: new folder for the results.
         learners: learners to run.
         seeds: one run of each learner for each seed.
+        seeds_together: run all seeds of a learner as one program, which is faster on a GPU.
         resume: resume the interrupted run in `out`, or add learners and seeds to a finished one.
         save_every: minimum seconds between checkpoints.
         quiet: no progress bars.
         json: print the contents of metrics.json instead of the table.
     """
     result = run_lifelong(
-        settings, out, learners=learners, seeds=seeds, resume=resume, save_every=save_every,
-        progress=not quiet,
+        settings, out, learners=learners, seeds=seeds, seeds_together=seeds_together,
+        resume=resume, save_every=save_every, progress=not quiet,
     )  # fmt: skip
     text = lifelong_table(result, bold=sys.stdout.isatty())
     show(as_json(result) if json else f"{text}\nmetrics.json and figures are in {out}")

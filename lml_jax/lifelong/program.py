@@ -1,7 +1,8 @@
 """A whole lifelong run as one pure function, to be compiled and mapped over seeds."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -69,37 +70,91 @@ def program(
         >>> runs(jax.tree.map(jnp.asarray, stream), keys).R.shape
         (3, 3, 2)
     """
-    check_positive(steps=steps, chunk=chunk)
-    sizes = [min(chunk, steps - done) for done in range(0, steps, chunk)]
+    init, learn, evaluate = phases(
+        learner,
+        steps=steps,
+        chunk=chunk,
+        task_incremental=task_incremental,
+        score=score,
+        params=params,
+    )
 
     def whole(stream: Stream, key: Key) -> StreamRun:
-        keys = jax.random.split(key, 5)
-        key_init, key_train, key_end, key_eval, key_online = keys
-        tasks = jnp.arange(stream.tasks)
-        state = learner.init(key_init, stream.train(0).x, params)
-        many = partial(_scanned, learner, stream, key_train)
-
-        def scored(state: LifelongState) -> Scores:
-            eval_keys = jax.random.split(key_eval, stream.tasks)
-            of = partial(_score_task, learner, score, task_incremental, state, stream)
-            return jax.lax.map(lambda args: of(*args), (tasks, eval_keys))
-
         def task(state: LifelongState, i: Array) -> tuple[LifelongState, tuple[Array, Scores]]:
-            online = []
-            for size in sizes:
-                before = jax.random.fold_in(key_online, state.step)
-                online.append(scoring.online(learner, state, stream, i, before))
-                state = many(state, i, size)
-            state = learner.end_task(state, stream.train(i), jax.random.fold_in(key_end, i))
-            return state, (jnp.stack(online), scored(state))
+            state, online = learn(state, stream, key, i)
+            return state, (online, evaluate(state, stream, key))
 
-        first = scored(state)
-        state, (online, later) = jax.lax.scan(task, state, tasks)
+        state = init(stream, key)
+        first = evaluate(state, stream, key)
+        state, (online, later) = jax.lax.scan(task, state, jnp.arange(stream.tasks))
         every = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, later)
         by_class = every.right.sum(1) / every.shown.sum(1)
         return StreamRun(state, every.R, every.R_task, every.R_adapted, online, by_class, {})
 
     return whole
+
+
+class Phases(NamedTuple):
+    """What a run consists of, as pure functions; `key` is that of the whole run in each.
+
+    Attributes:
+        init: (stream, key) -> the state before the first task.
+        learn: (state, stream, key, i) -> (the state after task i, `online` of it [chunks]).
+        evaluate: (state, stream, key) -> scores of every task, each [T].
+    """
+
+    init: Callable[[Stream, Key], LifelongState]
+    learn: Callable[[LifelongState, Stream, Key, Array], tuple[LifelongState, Array]]
+    evaluate: Callable[[LifelongState, Stream, Key], Scores]
+
+
+def phases(
+    learner: LifelongLearner,
+    *,
+    steps: int,
+    chunk: int,
+    task_incremental: bool,
+    score: Score,
+    params: Params | None,
+) -> Phases:
+    """The phases of a run; the arguments are those of `program`."""
+    check_positive(steps=steps, chunk=chunk)
+    sizes = [min(chunk, steps - done) for done in range(0, steps, chunk)]
+
+    def init(stream: Stream, key: Key) -> LifelongState:
+        return learner.init(_split(key).init, stream.train(0).x, params)
+
+    def learn(
+        state: LifelongState, stream: Stream, key: Key, i: Array
+    ) -> tuple[LifelongState, Array]:
+        keys, online = _split(key), []
+        for size in sizes:
+            before = jax.random.fold_in(keys.online, state.step)
+            online.append(scoring.online(learner, state, stream, i, before))
+            state = _scanned(learner, stream, keys.train, state, i, size)
+        state = learner.end_task(state, stream.train(i), jax.random.fold_in(keys.end, i))
+        return state, jnp.stack(online)
+
+    def evaluate(state: LifelongState, stream: Stream, key: Key) -> Scores:
+        keys = jax.random.split(_split(key).eval, stream.tasks)
+        of = partial(_score_task, learner, score, task_incremental, state, stream)
+        return jax.lax.map(lambda args: of(*args), (jnp.arange(stream.tasks), keys))
+
+    return Phases(init, learn, evaluate)
+
+
+class _Keys(NamedTuple):
+    """Keys of a run, as `run_stream` splits them."""
+
+    init: Key
+    train: Key
+    end: Key
+    eval: Key
+    online: Key
+
+
+def _split(key: Key) -> _Keys:
+    return _Keys(*jax.random.split(key, 5))
 
 
 def _score_task(

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from lml_jax.experiments.lifelong import ablation, pretrain
+from lml_jax.experiments.lifelong import ablation, pretrain, seeds
 from lml_jax.experiments.lifelong.ablation import HISTORY, arms_of, paired
 from lml_jax.experiments.lifelong.entries import LifelongEntry, classifier_of
 from lml_jax.experiments.lifelong.learners import FAMILIES, lifelong_learners
@@ -105,6 +105,22 @@ def test_every_learner_on_features(cache, tmp_path):
     assert again["start_cached"] is True
     first = result["runs"][-1]
     np.testing.assert_array_equal(first["R"], again["R"])
+
+
+def test_seeds_together_are_those_one_after_another(cache, tmp_path, monkeypatch):
+    options = {"learners": ("finetune",), "seeds": (0, 1), "progress": False}
+    alone = run_lifelong(SMALL, tmp_path / "alone", **options)["runs"]
+    both = tmp_path / "both"
+    monkeypatch.setattr(seeds, "run_stream", lambda *a, **k: pytest.fail("one after another"))
+    together = run_lifelong(SMALL, both, **options, seeds_together=True)["runs"]
+    again = run_lifelong(SMALL, both, **options, seeds_together=True, resume=True)["runs"]
+    for one, other, third in zip(alone, together, again, strict=True):
+        assert one["seed"] == other["seed"] == third["seed"]
+        assert one["config"] == other["config"]
+        # Of 8 test images per class, rounding may move one.
+        np.testing.assert_allclose(one["R"], other["R"], atol=0.07)
+        np.testing.assert_array_equal(other["R"], third["R"])
+        assert (both / f"finetune_seed{one['seed']}.kept").exists()
 
 
 def test_no_background_class_is_in_the_stream(assert_disjoint, background):

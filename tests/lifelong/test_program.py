@@ -1,6 +1,7 @@
 """A whole run as one pure function, and runs that compile nothing anew."""
 
 import logging
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,10 @@ import optax
 import pytest
 
 from lml_jax import memory, nets
+from lml_jax.checkpoint import keeper
 from lml_jax.data.arrays import from_arrays
 from lml_jax.data.streams import class_incremental
+from lml_jax.divergence import DivergedError
 from lml_jax.learners.maml import maml
 from lml_jax.learners.oml import oml
 from lml_jax.learners.protonet import protonet
@@ -25,6 +28,8 @@ from lml_jax.lifelong.memory_replay import memory_learner
 from lml_jax.lifelong.program import program
 from lml_jax.lifelong.run import run_stream
 from lml_jax.lifelong.si import si
+from lml_jax.lifelong.sweep import sweep
+from lml_jax.lifelong.together import run_together
 
 TASKS, CLASSES, STEPS, CHUNK = 2, 4, 5, 2
 TX = optax.adam(1e-2)
@@ -161,3 +166,94 @@ def test_every_setting_in_a_formula_can_be_mapped_over(name, streams):
     if name != "rate":
         with pytest.raises(ValueError, match=r"must be|and rate above 0"):
             NUMBERS[name](-1.0, space)
+
+
+def test_runs_together_equal_runs_one_after_another(cases, streams):
+    learner, keys, alone, _ = cases
+    rows = []
+    runs = run_together(
+        learner, streams, keys, steps=STEPS, chunk=CHUNK,
+        on_rows=lambda row, so_far: rows.append((row, len(so_far), so_far[0].R)),
+    )  # fmt: skip
+    for run, want in zip(runs, alone, strict=True):
+        assert_equal_runs(run, want)
+    assert [row[:2] for row in rows] == [(0, 3), (1, 3), (2, 3)]
+    # What was told stays as it was told.
+    assert np.isnan(rows[0][2][1:]).all()
+    assert not np.isnan(rows[0][2][0]).all() or np.isnan(alone[0].R[0]).all()
+
+
+def test_runs_together_compile_each_phase_once(streams, caplog):
+    learner = MAKE["finetune"](label_space_of(streams[0]))
+    keys = jax.random.split(jax.random.key(3), len(streams))
+
+    def compiled():
+        caplog.clear()
+        with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
+            run_together(learner, streams, keys, steps=STEPS)
+        found = [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()]
+        return [text for text in found if "jit(learn)" in text or "jit(evaluate)" in text], found
+
+    phases, _ = compiled()
+    assert len(phases) == 2
+    assert compiled()[1] == []
+
+
+def test_runs_together_are_resumed(streams, tmp_path):
+    learner = MAKE["memory"](label_space_of(streams[0]))
+    keys = jax.random.split(jax.random.key(3), len(streams))
+    options = {"steps": STEPS, "chunk": CHUNK}
+    whole = run_together(learner, streams, keys, **options)
+
+    def interrupt(row, so_far):
+        if row == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError), keeper(tmp_path, config={}, every=0) as kept:
+        run_together(learner, streams, keys, **options, on_rows=interrupt, keeper=kept)
+    rows = []
+    with keeper(tmp_path, config={}, every=0) as kept:
+        resumed = run_together(
+            learner, streams, keys, **options, keeper=kept,
+            on_rows=lambda row, so_far: rows.append(row),
+        )  # fmt: skip
+    assert rows == [2]
+    for one, other in zip(resumed, whole, strict=True):
+        for a, b in zip(jax.tree.leaves(one._replace(seconds={})),
+                        jax.tree.leaves(other._replace(seconds={})), strict=True):  # fmt: skip
+            np.testing.assert_array_equal(a, b)
+
+
+def test_runs_together_refuse_streams_of_other_sizes_and_say_which_run_diverged(streams):
+    learner = MAKE["finetune"](label_space_of(streams[0]))
+    keys = jax.random.split(jax.random.key(3), 2)
+    smaller = class_incremental(
+        from_arrays(np.ones((80, 6), np.float32), np.repeat(np.arange(4), 20)), tasks=2,
+        classes_per_task=2, seed=0, train_per_class=10, shots=3, queries=3, meta_batch=2,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="the same sizes"):
+        run_together(learner, [streams[0], smaller], keys, steps=1)
+    with pytest.raises(ValueError, match="one key for each of 3 streams"):
+        run_together(learner, streams, keys, steps=1)
+    bad = replace(streams[1], x=np.full_like(streams[1].x, np.inf))
+    with pytest.raises(DivergedError, match="in run 1 of several, while learning task 0"):
+        run_together(learner, [streams[0], bad], keys, steps=1)
+
+
+def test_a_sweep_is_every_combination(streams):
+    space = label_space_of(streams[0])
+    stream = jax.tree.map(jnp.asarray, streams[0])
+
+    def run(rate, key):
+        return program(finetune(descent(), optax.sgd(rate), space), steps=2)(stream, key).R
+
+    rates, keys = [0.1, 0.2, 0.4], jax.random.split(jax.random.key(0), 2)
+    found = sweep(run, rate=rates, key=keys)
+    assert found.shape == (3, 2, TASKS + 1, TASKS)
+    np.testing.assert_allclose(found[2, 1], jax.jit(run)(0.4, keys[1]), atol=1e-6)
+    few = sweep(run, at_once=4, rate=rates, key=keys)  # six runs: four and two
+    np.testing.assert_allclose(found, few, atol=1e-6)
+    with pytest.raises(ValueError, match="a list of values for each setting"):
+        sweep(run, rate=0.1, key=keys)
+    with pytest.raises(ValueError, match="at_once"):
+        sweep(run, at_once=0, rate=rates, key=keys)

@@ -1,26 +1,19 @@
 """Lifelong learners and their baselines on one stream: the main job."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-import jax
 import numpy as np
-from tqdm import tqdm
 
-from lml_jax import keep
-from lml_jax.checkpoint import Keeper
 from lml_jax.checks import known
 from lml_jax.experiments.datasets import made_of
-from lml_jax.experiments.kept.lifelong import kept_of
 from lml_jax.experiments.kept.start import encoder_of
-from lml_jax.experiments.lifelong.entries import Context, LifelongEntry, Make, context_of
-from lml_jax.experiments.lifelong.generator_measures import measurements
+from lml_jax.experiments.lifelong.entries import LifelongEntry, Make, context_of
 from lml_jax.experiments.lifelong.learners import FAMILIES, lifelong_learners
-from lml_jax.experiments.lifelong.pretrain import features_of, on_features, parameters_of
-from lml_jax.experiments.lifelong.report import record_of, with_reference, write_figures
+from lml_jax.experiments.lifelong.pretrain import features_of, on_features
+from lml_jax.experiments.lifelong.report import with_reference, write_figures
+from lml_jax.experiments.lifelong.seeds import Built, Common, check_together, parts_of
 from lml_jax.experiments.lifelong.settings import (
     Lifelong,
     Plan,
@@ -30,34 +23,15 @@ from lml_jax.experiments.lifelong.settings import (
     resolve,
 )
 from lml_jax.experiments.lifelong.streams import StreamData, background_of, load, stream_of
-from lml_jax.experiments.log import Log, ignore, means
-from lml_jax.experiments.record import Record, save_params
+from lml_jax.experiments.log import Log, ignore
+from lml_jax.experiments.record import Record
 from lml_jax.experiments.runner import Part, Place, check_time, run_parts
 from lml_jax.lifelong.restart import with_fresh_optimizer
-from lml_jax.lifelong.results import StreamRun
-from lml_jax.lifelong.run import run_stream
 from lml_jax.settings import check_seeds
-from lml_jax.types import Dataset, LifelongLearner, LifelongState, Metrics, Params
+from lml_jax.types import Dataset
 
 SHOWN = ("loss", "d_loss", "diversity", "bound")  # on the bar, as far as a learner has them
 Learners = Sequence[str] | Mapping[str, LifelongEntry | Make]
-
-
-class Built(NamedTuple):
-    """One learner on the stream of one seed."""
-
-    name: str
-    seed: int
-    entry: LifelongEntry
-    context: Context
-    learner: LifelongLearner
-
-
-class Images(NamedTuple):
-    """The examples of a stream before they were embedded, and by what; None: they were not."""
-
-    data: Dataset
-    encoder: keep.Encoder | None
 
 
 def run_lifelong(
@@ -66,6 +40,7 @@ def run_lifelong(
     *,
     learners: Learners = FAMILIES,
     seeds: Sequence[int] = (0,),
+    seeds_together: bool = False,
     resume: bool = False,
     save_every: float = 60.0,
     progress: bool = True,
@@ -86,6 +61,9 @@ def run_lifelong(
         learners: names in `lifelong_learners`; or the learners to run by name, each an entry or a
             function of a `Context`.
         seeds: each makes its own stream, class order and episodes, shared by the learners.
+        seeds_together: run all seeds of a learner as one program: several times as fast on a GPU,
+            which one small learner leaves mostly idle. Images, or their features, must fit on the
+            device. A learner with a generator runs seed by seed all the same.
         resume: continue from the newest checkpoints in `out`, bit-identical to an uninterrupted
             run.
         save_every: minimum seconds between checkpoints.
@@ -123,22 +101,21 @@ def run_lifelong(
     images = plan.start != "features"
     built = build_all(plan, data if images else without_images(data), entries, seeds)
 
+    if seeds_together:
+        check_together(built)
+
     def parts(place: Place) -> list[Part]:
-        own, about, encoder = built, {"data_made": made}, None
-        if background is not None and not images:
-            features = features_of(plan, background, place)
-            spanned = plan._replace(span=features.span)
-            own = build_all(spanned, on_features(data, features), entries, seeds)
-            about |= features.about
-            encoder = encoder_of(plan, features.embedding, clip=features.span)
-        return [
-            Part(
-                {"learner": one.name, "seed": one.seed},
-                one.context.plan.config,
-                partial(run_one, one, background, about, Images(data.train, encoder)),
-            )
-            for one in own
-        ]
+        common = Common(background, {"data_made": made}, data.train)
+        if background is None or images:
+            return parts_of(built, common, together=seeds_together)
+        features = features_of(plan, background, place)
+        embedded = build_all(
+            plan._replace(span=features.span), on_features(data, features), entries, seeds
+        )
+        encoder = encoder_of(plan, features.embedding, clip=features.span)
+        about = common.about | features.about
+        common = common._replace(about=about, encoder=encoder)
+        return parts_of(embedded, common, together=seeds_together)
 
     return run_parts(
         parts,
@@ -196,88 +173,3 @@ def without_images(data: StreamData) -> StreamData:
         return replace(part, x=np.zeros((len(part.x), 1), np.float32))
 
     return StreamData(blank(data.train), None if data.test is None else blank(data.test))
-
-
-def run_one(
-    built: Built,
-    background: Dataset | None,
-    about: Record,
-    images: Images,
-    place: Place,
-    so_far: Record,
-    publish: Callable[[Record], None],
-) -> Record:
-    """The record of one learner with one seed; `publish` gets it after each task.
-
-    `about` is what the record says of the data and the start, `images` what the stream was made of
-    before it was embedded, `so_far` the record of an interrupted run.
-    """
-    plan, stream = built.context.plan, built.context.stream
-    params, kind = None, built.entry.start
-    labels = {"original": stream.original, "label_names": stream.label_names}
-    about = {"start": "random", **about, **labels, "bound": built.entry.bound}
-    if plan.start == "parameters" and background is not None and kind != "random":
-        params, found = parameters_of(plan, kind, stream.classes, background, place)
-        about |= found
-    measured = measurements(built.context, place, built.seed, so_far.get("generator", []))
-    title = f"{built.name}, seed {built.seed}"
-    with (
-        place.keeping({**plan.config, "learner": built.name, "seed": built.seed}) as keeper,
-        tqdm(total=plan.tasks * plan.steps, disable=place.hidden, unit="step", desc=title) as bar,
-    ):
-
-        def on_chunk(task: int, done: int, values: Metrics) -> None:
-            shown = {key: f"{np.nanmean(values[key]):.3f}" for key in SHOWN if key in values}
-            bar.set_postfix(task=task, **shown)
-            step = task * plan.steps + done
-            bar.update(step - bar.n)
-            place.log({"run": place.about, "task": task, "step": step, **means(values)})
-
-        def on_row(row: int, run: StreamRun) -> None:
-            publish({**record_of(plan, row, run), **about, **measured(row, run)})
-
-        run = learn(built, params, on_chunk, on_row, keeper)
-    save_params(place.folder, run.state.train.params, name=f"params_{place.about}")
-    save_learner(built, run.state, images, place)
-    tasks = stream.tasks
-    return {**record_of(plan, tasks, run), **about, **measured(tasks, None)}
-
-
-def save_learner(built: Built, state: LifelongState, images: Images, place: Place) -> None:
-    """Write the whole learner to `LEARNER_seedS.kept`, where it answers by examples alone."""
-    registered = lifelong_learners.get(built.name) is built.entry
-    if not registered or built.context.plan.settings.scenario != "class":
-        return
-    kept = kept_of(
-        built.name,
-        built.context,
-        state,
-        images=images.data,
-        embedding=images.encoder,
-        origin={"lifelong run": str(place.folder), "learner": place.about},
-    )
-    keep.save(place.folder / f"{place.about}.kept", kept)
-
-
-def learn(
-    built: Built,
-    params: Params | None,
-    on_chunk: Callable[[int, int, Metrics], None],
-    on_row: Callable[[int, StreamRun], None],
-    keeper: Keeper,
-) -> StreamRun:
-    """The run of a learner over its stream."""
-    plan = built.context.plan
-    return run_stream(
-        built.learner,
-        built.context.stream,
-        jax.random.key(built.seed),
-        steps=plan.steps,
-        scan=plan.how.scan,
-        chunk=plan.how.chunk,
-        task_incremental=plan.settings.scenario == "task",
-        params=params,
-        on_chunk=on_chunk,
-        on_row=on_row,
-        keeper=keeper,
-    )
