@@ -98,10 +98,7 @@ def read_image(source: Any, pixels: Pixels) -> np.ndarray:
         raise ValueError(f"{name} cannot be read as a PNG or JPEG image: {error}") from error
     if pixels.channels == "grey":
         if pixels.strict and is_coloured(colour):
-            raise ChannelsError(
-                f"{name} has 3 channels (it is in colour), expected 1: grey images, or "
-                "strict=False to take the luminance"
-            )
+            raise ChannelsError(f"{name} has 3 channels (it is in colour), expected 1: grey images")
         colour = colour.convert("L")
     elif colour.mode == "L":
         colour = colour.convert("RGB")

@@ -7,6 +7,7 @@ from typing import Any
 
 from lml_jax.checks import known
 from lml_jax.experiments.augmentation import AUGMENTATION, Augmentation
+from lml_jax.experiments.exemplar_free import recipes as exemplar_free_recipes
 from lml_jax.experiments.fewshot.report import over_seeds as means
 from lml_jax.experiments.fewshot.run import FEWSHOT
 from lml_jax.experiments.fewshot.sequence import sequence
@@ -223,6 +224,7 @@ recipes: dict[str, Recipe] = {
         ALPHABETS, arms({f"{kind}-{retention}": Arm(f"lifelong-{kind}", {"retention":
         retention}) for kind in ("gan", "vaml") for retention in ("align", "none")})),
     **one_pass_recipes,
+    **exemplar_free_recipes,
     **comparison_recipes,
 }
 # fmt: on

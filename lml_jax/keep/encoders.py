@@ -28,6 +28,7 @@ ENCODERS: dict[str, Callable[..., Net]] = {
     "flat": lambda: Net(lambda key, x: {}, flat),
     "conv4": partial(nets.conv4, None),
     "convnet": partial(nets.convnet, None),
+    "efficientnet-lite0": nets.efficientnet_lite0,
     "mlp": lambda hidden, features: nets.mlp(list(hidden), features),
 }
 
@@ -65,7 +66,8 @@ def encoder(
     """An encoder of a registered architecture with given parameters.
 
     Args:
-        name: in `ENCODERS`: "identity" for features, "conv4", "convnet" or "mlp".
+        name: in `ENCODERS`: "identity" for features, "conv4", "convnet", "mlp" or
+            "efficientnet-lite0", whose trained weights `keep.efficientnet_lite0` reads.
         params: of the network; batch statistics are frozen in them, see `Net.freeze`.
         mean: [d], subtracted from the features; None for 0.
         scale: > 0, that they are divided by then.

@@ -12,8 +12,9 @@ from lml_jax.data.images import ChannelsError, Pixels
 from lml_jax.types import Dataset
 
 OTHER_ENCODER = (
-    "for other images meta-train an encoder with `lml-jax fewshot --data FOLDER --learner "
-    "protonet`, and give its folder to `lml-jax teach NEW.kept FOLDER --encoder`"
+    "for photos in colour give `--encoder efficientnet-lite0` with a new file; for other images "
+    "meta-train an encoder with `lml-jax fewshot --data FOLDER --learner protonet`, "
+    "and give its folder to `lml-jax teach NEW.kept FOLDER --encoder`"
 )
 
 

@@ -24,13 +24,16 @@ from lml_jax.experiments.kept.checks import (
 from lml_jax.experiments.kept.lifelong import rules
 from lml_jax.experiments.kept.start import (
     DEFAULT_PIXELS,
+    Begin,
     default_begin,
     few_shot_begin,
     inverts,
+    pretrained_begin,
 )
 from lml_jax.heads import HEADS
 from lml_jax.keep.asking import held_out_logits, uncalibrated
 from lml_jax.keep.export import exported
+from lml_jax.keep.pretrained import NAME as EFFICIENTNET
 from lml_jax.keep.teaching import Conflicts
 from lml_jax.types import Dataset
 
@@ -43,7 +46,7 @@ def teach(
     kept: File,
     folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")],
     *,
-    encoder: Path | None = None,
+    encoder: str | None = None,
     head: Annotated[str, one_of(HEADS)] | None = None,
     invert: bool | None = None,
     start_steps: int = 500,
@@ -58,8 +61,9 @@ def teach(
     Args:
         kept: file of the learner.
         folder: a folder of class folders; or a .npz or .csv file, X.npy,Y.npy or tfds:NAME.
-        encoder: of a new learner: parameters that `lml-jax fewshot` wrote. By default an embedding
-            of characters, which is meta-trained once and cached.
+        encoder: of a new learner: efficientnet-lite0, trained on ImageNet, for photos in colour;
+            or the folder of a `lml-jax fewshot` run. By default an embedding of characters, which
+            is meta-trained once and cached.
         head: of a new learner; by default the one that the encoder was trained with, or lda.
         invert: of a new learner: invert image files, dark ink on bright paper. By default, if most
             pixels are bright and the encoder is of characters; with one that was trained on images
@@ -197,7 +201,7 @@ def export(kept: File, *, out: Path | None = None) -> str:
 def _new(
     folder: str,
     data: Dataset | None,
-    encoder: Path | None,
+    encoder: str | None,
     head: str | None,
     invert: bool | None,
     start_steps: int,
@@ -210,11 +214,14 @@ def _new(
         check_arrays(folder, data, DEFAULT_PIXELS, invert=invert)
         identity = keep.encoder("identity", {})
         return keep.new(identity, head or "lda", shape=(width,), dtype="float32")
-    given = None if encoder is None else few_shot_begin(encoder)
+    given = None if encoder is None else _begin(encoder)
     pixels = DEFAULT_PIXELS if given is None else given.pixels
     if data is None:
         check_images(folder, pixels)
     else:
+        if given is not None and given.any_size and np.ndim(data.x) == 4:
+            height, width = data.x.shape[1:3]
+            pixels = pixels._replace(size=(height, width))
         check_arrays(folder, data, pixels, invert=invert)
     begin = default_begin(steps=start_steps) if given is None else given
     if data is None:
@@ -227,6 +234,10 @@ def _new(
         head_params=own,
         origin=begin.origin,
     )
+
+
+def _begin(encoder: str) -> Begin:
+    return pretrained_begin() if encoder == EFFICIENTNET else few_shot_begin(encoder)
 
 
 def _load(path: Path) -> keep.Kept:

@@ -33,7 +33,8 @@ HEAD_OF = {"protonet": "nearest-mean", "gemcl": "gaussian"}  # few-shot learner 
 class Begin(NamedTuple):
     """An encoder, how images become its examples, and the head that was trained with it.
 
-    `bright_ink`: it was trained on characters, which are bright on a dark ground.
+    `bright_ink`: it was trained on characters, which are bright on a dark ground. `any_size`: it
+    resizes images itself.
     """
 
     encoder: keep.Encoder
@@ -42,6 +43,7 @@ class Begin(NamedTuple):
     head_params: Params | None
     origin: Record
     bright_ink: bool
+    any_size: bool = False
 
 
 def default_begin(*, steps: int = 500, progress: bool = True) -> Begin:
@@ -72,6 +74,17 @@ def encoder_of(plan: Plan, found: FrozenEmbedding, *, clip: Span = ANY) -> keep.
     if s.start_net not in options:
         return keep.own_encoder(found.net.apply, found.params, **given)
     return keep.encoder(s.start_net, found.params, **given, **options[s.start_net])
+
+
+def pretrained_begin() -> Begin:
+    """EfficientNet-Lite0 for photos in colour.
+
+    Raises:
+        ModuleNotFoundError: where its weights are not installed.
+    """
+    made, origin = keep.efficientnet_lite0(), {"trained on": "ImageNet"}
+    pixels = Pixels((128, 128), "colour", "bicubic")
+    return Begin(made, pixels, DEFAULT_HEAD, None, origin, bright_ink=False, any_size=True)
 
 
 def few_shot_begin(path: str | Path) -> Begin:
