@@ -9,10 +9,13 @@ from importlib.metadata import version
 # Most tests mostly compile, and compare what does not depend on how well: the processes that they
 # start inherit this. Set before jax is imported, which reads it then.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+# One thread for each compilation, for two processes of tests share two cores.
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_parallel_codegen_split_count=1"
+)
 # Kernels that take half the time to compile; jaxlib 0.12 has no such choice, and stops at it.
 if version("jaxlib").startswith("0.10."):
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 import jax
 import numpy as np

@@ -8,7 +8,7 @@ import lml_jax
 ROOT = Path(lml_jax.__file__).parent
 FLOORS = {
     "types": -1, "_version": -1, "checks": -1, "pixels": 0, "atomic_write": 0,
-    "_structure": 0, "_archive": 0, "_ownership": 0,
+    "_structure": 0, "_archive": 0, "_torch_file": 0, "_ownership": 0,
     "updates": 0, "cpu": 0, "execution": 0, "settings": 0,
     "nets._conv_forms": -1, "nets._batched_conv": 0, "nets._apply": 0,
     "storage": 1, "losses": 1, "inner": 1, "memory": 1, "parallel": 1, "nets": 1,

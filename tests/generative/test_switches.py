@@ -188,12 +188,12 @@ def outcome(make, examples, change=lambda part: part):
     return found
 
 
-# Each costs up to half a minute: the suite runs them for two kinds. tests/test_conformance.py has
-# strict promotion of all that is registered, by shapes alone.
+# Each costs up to half a minute: the suite runs them for two kinds, and without jit for one.
+# tests/test_conformance.py has strict promotion of all that is registered, by shapes alone.
 quick = [name for name in MAKERS if name in ("gan-replay", "vaml-stream-align")]
 without_jit = [
     pytest.param(*MAKERS[name], "disable_jit", id=f"{name}-disable_jit",
-                 marks=() if name in quick else pytest.mark.slow)
+                 marks=() if name == quick[-1] else pytest.mark.slow)
     for name in MAKERS
 ]  # fmt: skip
 strict = [
