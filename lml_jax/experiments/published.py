@@ -8,6 +8,7 @@ from typing import Any
 from lml_jax.checks import known
 from lml_jax.experiments.augmentation import AUGMENTATION, Augmentation
 from lml_jax.experiments.exemplar_free import recipes as exemplar_free_recipes
+from lml_jax.experiments.few_shot_incremental import recipes as few_shot_incremental_recipes
 from lml_jax.experiments.fewshot.report import over_seeds as means
 from lml_jax.experiments.fewshot.run import FEWSHOT
 from lml_jax.experiments.fewshot.sequence import sequence
@@ -225,6 +226,7 @@ recipes: dict[str, Recipe] = {
         retention}) for kind in ("gan", "vaml") for retention in ("align", "none")})),
     **one_pass_recipes,
     **exemplar_free_recipes,
+    **few_shot_incremental_recipes,
     **comparison_recipes,
 }
 # fmt: on

@@ -1,5 +1,6 @@
 """Closed-form classifiers on features: learned in any order, merged, without stored examples."""
 
+from lml_jax.heads.calibrated import calibrated_mean as calibrated_mean
 from lml_jax.heads.encoders import encoder as encoder
 from lml_jax.heads.encoders import identity as identity
 from lml_jax.heads.encoders import random_features as random_features

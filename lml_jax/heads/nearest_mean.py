@@ -71,7 +71,7 @@ def nearest_mean(*, distance: str = "squared", temperature: bool = False, tau: f
     def predict(fitted: Centres, z: Array) -> Array:
         z = z.astype(fitted.means.dtype) - fitted.offset[None, :]
         if distance == "cosine":
-            d = -matmul(_unit(z), _unit(fitted.means).T)
+            d = -matmul(unit(z), unit(fitted.means).T)
         else:
             d = losses.squared_distances(z, fitted.means, where=fitted.seen)
         if distance == "euclidean":
@@ -81,7 +81,7 @@ def nearest_mean(*, distance: str = "squared", temperature: bool = False, tau: f
     return Head(params, lambda classes, dim: empty(classes, dim), fit, predict, forget=forget)
 
 
-def _unit(v: Array) -> Array:
+def unit(v: Array) -> Array:
     """Rows of length 1; a row of zeros stays. Scaled first, so that no square overflows."""
     largest = jax.lax.stop_gradient(jnp.abs(v).max(1, keepdims=True))
     v = v / jnp.where(largest == 0, 1.0, largest)

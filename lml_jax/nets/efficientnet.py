@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from lml_jax.checks import check_positive
-from lml_jax.losses import at_least_float32
 from lml_jax.pixels import as_float
 from lml_jax.types import Key, Net, Params
 
@@ -117,7 +116,8 @@ def _init(key: Key, x: Array) -> Params:
 def _apply(params: Params, x: Array, *, size: int) -> Array:
     """Features [n, 1280] of images [n, H, W, 3]."""
     _check(x)
-    x = at_least_float32(as_float(x))
+    x = as_float(x)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     if x.shape[1:3] != (size, size):
         resized = jax.image.resize(x, (x.shape[0], size, size, 3), "bicubic")
         x = jnp.clip(resized, 0.0, 1.0)  # bicubic overshoots at edges
