@@ -19,7 +19,8 @@ def keep_compiled_programs() -> Path | None:
     of processor, for a home may be shared by unlike machines. The folder may be deleted any time.
 
     Returns:
-        The folder; None where the user's own is used, or none can be written.
+        The folder; None where the user's own is used, or none can be written; and with jax 0.9,
+        which on a CPU warns at length about each program that it reads.
 
     Example:
         >>> keep_compiled_programs()  # doctest: +SKIP
@@ -29,7 +30,7 @@ def keep_compiled_programs() -> Path | None:
     if set_already or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return None
     root = cache_dir()
-    if root is None:
+    if root is None or jax.__version_info__ < (0, 10):
         return None
     folder = root / "compiled" / _processor()
     try:

@@ -9,7 +9,7 @@ import pytest
 
 from lml_jax.experiments.lifelong import ablation, pretrain, seeds
 from lml_jax.experiments.lifelong.ablation import HISTORY, arms_of, paired
-from lml_jax.experiments.lifelong.entries import LifelongEntry, classifier_of
+from lml_jax.experiments.lifelong.entries import LifelongEntry, classifier_of, context_of
 from lml_jax.experiments.lifelong.learners import lifelong_learners
 from lml_jax.experiments.lifelong.run import run_lifelong
 from lml_jax.experiments.lifelong.settings import Lifelong, for_learner, resolve
@@ -170,6 +170,21 @@ def test_what_is_given_wins_over_a_learners_default():
     assert plan.options == {"flag": False, "n": 5, "name": "a"}
     with pytest.raises(ValueError, match=r"expected int for 'x\.n=five'"):
         for_learner(resolve(Lifelong(options=("x.n=five",))), "x", defaults={}, options=options)
+
+
+@pytest.mark.parametrize(("name", "rates"), [("la-maml", (0.15, 0.15)), ("c-maml", (0.1, 0.1))])
+def test_rates_of_look_ahead_learners_are_their_own_or_those_given(name, rates):
+    """What the record says is what they learn with."""
+    entry = lifelong_learners[name]
+    stream = stream_of(resolve(SMALL), load(resolve(SMALL)), 0)
+    for given, want in (({}, rates), ({"inner_rate": 0.02, "outer_rate": 0.03}, (0.02, 0.03))):
+        plan = resolve(replace(SMALL, from_scratch=True, **given))
+        own = for_learner(plan, name, defaults=entry.defaults, options=entry.options)
+        assert (own.config["inner_rate"], own.config["outer_rate"]) == want
+        learner = entry.make(context_of(own, stream, entry))
+        state = learner.init(jax.random.key(0), stream.train(0).x)
+        for alpha in jax.tree.leaves(state.train.params["alpha"]):
+            np.testing.assert_allclose(alpha, want[0], rtol=1e-6)
 
 
 def test_the_memory_learner_trains_nothing_on_features():

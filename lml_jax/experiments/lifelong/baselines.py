@@ -43,14 +43,17 @@ def _icarl(c: Context) -> LifelongLearner:
     )
 
 
-def _la_maml(c: Context, *, alpha_rate: float | None, rate: float | None) -> LifelongLearner:
+def _la_maml(c: Context, *, alpha_rate: float | None) -> LifelongLearner:
+    """`inner_rate` is the first alpha; theta has the step size alpha too where alpha is learned."""
+    given = c.plan.settings.outer_rate
     return la_maml(
         c.plan.net.head(c.stream.classes, c.plan.settings.width),
         c.space,
         bank=_reservoir(c),
         past_batch=c.plan.past_batch,
+        alpha=c.plan.inner_rate,
         alpha_rate=alpha_rate,
-        rate=rate,
+        rate=given if alpha_rate is not None else c.plan.outer_rate,
         **c.plan.options,  # type: ignore[arg-type]
     )
 
@@ -93,7 +96,7 @@ def _oml(c: Context) -> LifelongLearner:
 
 _REPLAY = {"past_batch": examples_per_step}  # as many stored examples as new ones
 _ONCE = {"steps": 1}  # of learners that learn at the end of a task
-_LOOK = {"alpha": 0.15, "glances": 1, "first_order": True}
+_LOOK = {"glances": 1, "first_order": True}
 
 baselines: dict[str, LifelongEntry] = {
     "er": LifelongEntry(
@@ -161,15 +164,17 @@ baselines: dict[str, LifelongEntry] = {
         own_rule=True,
     ),
     "la-maml": LifelongEntry(
-        lambda c: _la_maml(c, alpha_rate=0.3, rate=None),
+        lambda c: _la_maml(c, alpha_rate=0.3),
         "La-MAML, online meta-learning with learned step sizes",
+        defaults={"inner_rate": 0.15, "outer_rate": 0.15},
         options=_LOOK,
         own_rule=True,
     ),
     "c-maml": LifelongEntry(
-        lambda c: _la_maml(c, alpha_rate=None, rate=0.1),
+        lambda c: _la_maml(c, alpha_rate=None),
         "C-MAML, La-MAML without learned step sizes",
-        options={**_LOOK, "alpha": 0.1},
+        defaults={"inner_rate": 0.1, "outer_rate": 0.1},
+        options=_LOOK,
         own_rule=True,
     ),
     "oml": LifelongEntry(

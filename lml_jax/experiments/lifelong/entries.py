@@ -51,8 +51,8 @@ class LifelongEntry(NamedTuple):
         start: which meta-trained parameters it starts from with `--start parameters`: those of
             `Context.classifier`, those of `Context.embedding`, or none.
         bound: whether its accuracy is a lower or an upper bound for the others.
-        defaults: settings that stand in for None: `steps`, `outer_rate`, `retention_weight`,
-            `reduction` and `past_batch`; a value, or a function of the plan.
+        defaults: settings that stand in for None, those in `settings.DEFAULTED`; a value, or a
+            function of the plan.
         options: settings of its own with their defaults, given as `--options NAME.OPTION=VALUE`.
         generator: context -> the generator that it trains, measured after each task.
         own_rule: it does not train by `Context.tx`, and has no state of an optimiser.

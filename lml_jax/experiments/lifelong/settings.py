@@ -26,6 +26,11 @@ STEPS = {"quick": (200, 100), "full": (1000, 500)}
 # A linear head on features of squared norm 1 takes large steps; networks of images do not.
 RATES = {"features": (5.0, 1e-2), "parameters": (0.1, 1e-3), "random": (0.1, 1e-3)}
 
+# What a learner may have a default of its own for.
+DEFAULTED = (
+    "steps", "inner_rate", "outer_rate", "retention_weight", "reduction", "past_batch",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Lifelong:
@@ -95,7 +100,7 @@ class Lifelong:
 class Plan(NamedTuple):
     """Settings with the entries that they name, and what stood for None.
 
-    `steps`, `outer_rate`, `retention_weight`, `reduction`, `past_batch` and `options` are of one
+    `steps`, the rates, `retention_weight`, `reduction`, `past_batch` and `options` are of one
     learner. `span` is the range of the examples.
     """
 
@@ -219,7 +224,7 @@ def for_learner(
     A default may be a function of the plan.
     """
     changes = {}
-    for key in ("steps", "outer_rate", "retention_weight", "reduction", "past_batch"):
+    for key in DEFAULTED:
         given = getattr(plan.settings, key)
         if given is None and key in defaults:
             given = defaults[key](plan) if callable(defaults[key]) else defaults[key]
