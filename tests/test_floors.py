@@ -14,6 +14,7 @@ FLOORS = {
     "storage": 1, "losses": 1, "inner": 1, "memory": 1, "parallel": 1, "nets": 1,
     "data": 1,
     "divergence": 2, "compiled": 2, "checkpoint": 2, "heads": 2, "metrics": 2,
+    "plasticity": 3,
     "learners": 3, "train": 3, "metrics.trained": 3,
     "generative": 4,  # a step of a generator is a train step
     "lifelong": 5, "evaluate": 5, "metrics.augmentation": 5, "metrics.on_stream": 5,

@@ -26,6 +26,7 @@ from lml_jax.experiments.lifelong.comparison import recipes as comparison_recipe
 from lml_jax.experiments.lifelong.settings import Lifelong
 from lml_jax.experiments.metagan import METAGAN, MetaGan
 from lml_jax.experiments.one_pass import recipes as one_pass_recipes
+from lml_jax.experiments.plasticity import recipes as plasticity_recipes
 from lml_jax.experiments.recipe import Recipe
 from lml_jax.experiments.runner import Report, over_seeds
 from lml_jax.experiments.vaml import SINE as VAML_SINE
@@ -227,6 +228,7 @@ recipes: dict[str, Recipe] = {
     **one_pass_recipes,
     **exemplar_free_recipes,
     **few_shot_incremental_recipes,
+    **plasticity_recipes,
     **comparison_recipes,
 }
 # fmt: on

@@ -5,6 +5,10 @@ from lml_jax.metrics import generators as generators
 from lml_jax.metrics.fewshot import accuracy as accuracy
 from lml_jax.metrics.fewshot import mean_ci as mean_ci
 from lml_jax.metrics.fewshot import to_json as to_json
+from lml_jax.metrics.plasticity import activity as activity
+from lml_jax.metrics.plasticity import dormant_units as dormant_units
+from lml_jax.metrics.plasticity import effective_rank as effective_rank
+from lml_jax.metrics.plasticity import weight_norm as weight_norm
 from lml_jax.metrics.stream import average_accuracy as average_accuracy
 from lml_jax.metrics.stream import average_incremental_accuracy as average_incremental_accuracy
 from lml_jax.metrics.stream import backward_transfer as backward_transfer

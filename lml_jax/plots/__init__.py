@@ -4,6 +4,7 @@ from lml_jax.plots.accuracy import accuracy_by_bytes as accuracy_by_bytes
 from lml_jax.plots.accuracy import accuracy_over_classes as accuracy_over_classes
 from lml_jax.plots.accuracy import accuracy_per_inner_step as accuracy_per_inner_step
 from lml_jax.plots.confusion import confusion as confusion
+from lml_jax.plots.plasticity import plasticity as plasticity
 from lml_jax.plots.samples import sample_grid as sample_grid
 from lml_jax.plots.speed import costs as costs
 from lml_jax.plots.speed import rates as rates
