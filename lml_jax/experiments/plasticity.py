@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from tqdm import tqdm
 
 from lml_jax import losses, metrics, nets, plots
 from lml_jax.data.mnist import mnist
@@ -29,7 +30,7 @@ from lml_jax.plasticity import (
     shrink_and_perturb,
 )
 from lml_jax.settings import check_numbers, check_seeds
-from lml_jax.types import Key, Net, Params
+from lml_jax.types import Key, Net, Params, PyTree
 from lml_jax.updates import Transformation, transformation
 
 
@@ -47,6 +48,7 @@ class Permuted:
     data_dir: str | None = None  # folder of prepared data
 
 
+_BLOCK = 10  # tasks between two steps of the progress bar
 Make = Callable[[Permuted, Key], optax.GradientTransformation]
 
 
@@ -82,8 +84,10 @@ class Course(NamedTuple):
     norm: Array
 
 
-def course(net: Net, tx: Transformation, s: Permuted, x: Array, y: Array, key: Key) -> Course:
-    """All tasks, one after another: a pure function.
+def some_tasks(
+    net: Net, tx: Transformation, s: Permuted, x: Array, y: Array, start: PyTree, keys: Key
+) -> tuple[PyTree, Course]:
+    """Some tasks, one after another: a pure function.
 
     Args:
         net: the network, an mlp.
@@ -91,22 +95,24 @@ def course(net: Net, tx: Transformation, s: Permuted, x: Array, y: Array, key: K
         s: settings.
         x: images [n, d], floats.
         y: labels [n].
-        key: of the parameters, the permutations and the order of the images.
+        start: (parameters, state of the rule).
+        keys: of each task, its permutation and the order of the images.
+
+    Returns:
+        (parameters, state of the rule) after the tasks, and what was measured.
     """
     activations, steps = activations_of_mlp(len(s.hidden)), len(x) // s.batch
-    key_init, key_tasks = jax.random.split(key)
-    params = net.init(key_init, x[:1])
 
     def loss(params: Params, x: Array, y: Array) -> tuple[Array, Array]:
         logits = net.apply(params, x)
         return losses.cross_entropy(logits, y).mean(), (logits.argmax(1) == y).mean()
 
-    def task(carry: tuple, key: Key) -> tuple[tuple, Course]:
+    def task(carry: PyTree, key: Key) -> tuple[PyTree, Course]:
         key_pixels, key_order = jax.random.split(key)
         shown = x[:, jax.random.permutation(key_pixels, x.shape[1])]
         rows = jax.random.permutation(key_order, len(x))[: steps * s.batch]
 
-        def step(carry: tuple, rows: Array) -> tuple[tuple, Array]:
+        def step(carry: PyTree, rows: Array) -> tuple[PyTree, Array]:
             params, state = carry
             batch = shown[rows]
             (_, right), grads = jax.value_and_grad(loss, has_aux=True)(params, batch, y[rows])
@@ -119,8 +125,7 @@ def course(net: Net, tx: Transformation, s: Permuted, x: Array, y: Array, key: K
         rank = metrics.effective_rank(h[-1]) / h[-1].shape[1]
         return carry, Course(online.mean(), dormant, rank, metrics.weight_norm(carry[0]))
 
-    keys = jax.random.split(key_tasks, s.tasks)
-    return jax.lax.scan(task, (params, tx.init(params)), keys)[1]
+    return jax.lax.scan(task, start, keys)
 
 
 def compare(rules: Mapping[str, Make] = RULES) -> Callable[[Permuted], Report]:
@@ -155,7 +160,7 @@ def run_rules(
     net = nets.mlp(s.hidden, data.classes)
     config = {name: value for name, value in asdict(s).items() if name != "seeds"}
     # One program of each rule for all seeds.
-    programs = {name: jax.jit(partial(_seeded, net, make, s)) for name, make in rules.items()}
+    programs = {name: jax.jit(partial(_block, net, make, s)) for name, make in rules.items()}
 
     def one(name: str, seed: int, place: Place, so_far: Record, publish: object) -> Record:
         # There is nothing in it: it says that the folder can be resumed, run by run.
@@ -163,7 +168,18 @@ def run_rules(
         if so_far:
             return so_far
         begun = perf_counter()
-        found = jax.tree.map(np.asarray, programs[name](x, y, jax.random.key(seed)))
+        key_init, key_rule, key_tasks = jax.random.split(jax.random.key(seed), 3)
+        params = net.init(key_init, x[:1])
+        carry = params, transformation(rules[name](s, key_rule)).init(params)
+        parts, keys = [], jax.random.split(key_tasks, s.tasks)
+        title = f"{name}, seed {seed}"
+        with tqdm(total=s.tasks, disable=place.hidden, unit="task", desc=title) as bar:
+            for begin in range(0, s.tasks, _BLOCK):
+                block = keys[begin : begin + _BLOCK]
+                carry, part = programs[name](x, y, key_rule, carry, block)
+                parts.append(jax.tree.map(np.asarray, part))
+                bar.update(len(block))
+        found = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
         return {
             **found._asdict(),
             "average": float(found.online.mean()),
@@ -183,9 +199,10 @@ def run_rules(
     return run_parts(parts, out, resume=resume, figures=write_figure)
 
 
-def _seeded(net: Net, make: Make, s: Permuted, x: Array, y: Array, key: Key) -> Course:
-    key_rule, key_course = jax.random.split(key)
-    return course(net, transformation(make(s, key_rule)), s, x, y, key_course)
+def _block(
+    net: Net, make: Make, s: Permuted, x: Array, y: Array, key: Key, carry: PyTree, keys: Key
+) -> tuple[PyTree, Course]:
+    return some_tasks(net, transformation(make(s, key)), s, x, y, carry, keys)
 
 
 def write_figure(result: Record, folder: Path) -> None:

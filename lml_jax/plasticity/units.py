@@ -37,11 +37,12 @@ class HiddenLayer(NamedTuple):
     outgoing: Path
 
 
-def layers_of_mlp(hidden: int) -> tuple[HiddenLayer, ...]:
+def layers_of_mlp(hidden: int, where: Path = ()) -> tuple[HiddenLayer, ...]:
     """The hidden layers of `nets.mlp`.
 
     Args:
         hidden: their number.
+        where: path of the network's parameters among those that are trained; ("theta",) for MAML.
 
     Example:
         >>> [layer.outgoing for layer in layers_of_mlp(2)]
@@ -49,18 +50,21 @@ def layers_of_mlp(hidden: int) -> tuple[HiddenLayer, ...]:
     """
     names = [f"layer{i + 1}" for i in range(hidden)] + ["head"]
     return tuple(
-        HiddenLayer((own, "kernel"), (own, "bias"), (following, "kernel"))
+        HiddenLayer((*where, own, "kernel"), (*where, own, "bias"), (*where, following, "kernel"))
         for own, following in pairwise(names)
     )
 
 
-def activations_of_mlp(hidden: int) -> Activations:
-    """(params, x [n, ...]) -> the outputs of each hidden layer of `nets.mlp` with ReLU."""
+def activations_of_mlp(hidden: int, where: Path = ()) -> Activations:
+    """(params, x [n, ...]) -> the outputs of each hidden layer of `nets.mlp` with ReLU.
+
+    `hidden` and `where` are those of `layers_of_mlp`.
+    """
 
     def of(params: Params, x: Array) -> Sequence[Array]:
         h, found = as_float(x).reshape(x.shape[0], -1), []
         for i in range(hidden):
-            layer = params[f"layer{i + 1}"]
+            layer = at(params, (*where, f"layer{i + 1}"))
             h = jax.nn.relu(h @ layer["kernel"] + layer["bias"][None])
             found.append(h)
         return found
