@@ -46,8 +46,8 @@ def calibrated_mean(base: int, *, alpha: float = 0.5, tau: float = 16.0) -> Head
     Example:
         >>> head = calibrated_mean(1, alpha=0.5)
         >>> stats = head.learn(head.init(2, 2), jnp.eye(2), jnp.array([0, 1]))
-        >>> head.logits(stats, jnp.array([[1.0, 1.1]])).round(3).tolist()
-        [[0.673, 0.999]]
+        >>> head.logits(stats, jnp.array([[1.0, 1.1]])).argmax(1).tolist()
+        [1]
 
     Source:
         Wang, Zhou, Zhang, Zhan, Ye. Few-Shot Class-Incremental Learning via Training-Free Prototype
