@@ -5,8 +5,8 @@ python -m benchmarks.streams [program] [large] [disk] [sweep]
 `program` lowers one lifelong step over 1,000 and over 50,000 images of 32x32x3 and compares the
 programs. `large` runs a class-incremental stream of 64 classes x 600 images of 84x84x3 (813 MB) and
 `disk` one of 20 GB in a sparse memory-mapped file; both print the peak memory of the process
-(Linux), so give each a process of its own. `sweep` runs 20 seeds x 5 learning rates of a small learner as one
-program, and some of the same runs one after another.
+(on Linux), so give each a process of its own. `sweep` runs 20 seeds x 5 learning rates of a small
+learner as one program, and some of the same runs one after another.
 """
 
 import contextlib
@@ -126,7 +126,8 @@ def run_one(stream: Stream, size: int, tasks: int | None = None) -> None:
     image = int(np.prod(stream.x.shape[1:]))
     print(
         f"{size / 1e6:.0f} MB, {rows[-1]} of {stream.tasks} tasks in "
-        f"{time.perf_counter() - begun:.0f} s: peak {memory.most:.0f} MB ({memory.before:.0f} before the run); "
+        f"{time.perf_counter() - begun:.0f} s: peak {memory.most:.0f} MB ({memory.before:.0f} before "
+        f"the run); "
         f"one task {stream.train_size * image / 1e6:.0f} MB"
     )
 
