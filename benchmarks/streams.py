@@ -126,9 +126,8 @@ def run_one(stream: Stream, size: int, tasks: int | None = None) -> None:
     image = int(np.prod(stream.x.shape[1:]))
     print(
         f"{size / 1e6:.0f} MB, {rows[-1]} of {stream.tasks} tasks in "
-        f"{time.perf_counter() - begun:.0f} s: peak {memory.most:.0f} MB ({memory.before:.0f} before "
-        f"the run); "
-        f"one task {stream.train_size * image / 1e6:.0f} MB"
+        f"{time.perf_counter() - begun:.0f} s: peak {memory.most:.0f} MB "
+        f"({memory.before:.0f} before the run); one task {stream.train_size * image / 1e6:.0f} MB"
     )
 
 
