@@ -24,9 +24,13 @@ _TYPES: dict[str, np.dtype[Any]] = {"FloatStorage": np.dtype("<f4"), "LongStorag
 # What a dictionary of tensors is pickled with. Others could reserve memory without end, or change
 # what is looked up by name.
 _OPCODES = frozenset(
-    "PROTO STOP MARK GLOBAL REDUCE BUILD BINPERSID NONE NEWTRUE NEWFALSE LONG1 BININT BININT1 "
-    "BININT2 BINUNICODE EMPTY_DICT SETITEM SETITEMS EMPTY_LIST APPEND APPENDS EMPTY_TUPLE TUPLE "
-    "TUPLE1 TUPLE2 TUPLE3 BINPUT LONG_BINPUT BINGET LONG_BINGET".split()
+    (
+        *("PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "BUILD", "BINPERSID"),
+        *("NONE", "NEWTRUE", "NEWFALSE", "LONG1", "BININT", "BININT1", "BININT2", "BINUNICODE"),
+        *("EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_LIST", "APPEND", "APPENDS"),
+        *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+        *("BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"),
+    )
 )
 
 

@@ -162,7 +162,9 @@ def tensors(count, shape, strides, offset=0):
     def of(value):  # without the frame
         return pickle.dumps(value, protocol=2)[2:-1]
 
-    storage = b"(" + of("storage") + b"ctorch\nFloatStorage\n" + of("0") + of("cpu") + of(100) + b"NtQ"
+    storage = (
+        b"(" + of("storage") + b"ctorch\nFloatStorage\n" + of("0") + of("cpu") + of(100) + b"NtQ"
+    )
     one = b"(" + storage + of(offset) + of(shape) + of(strides) + of(False) + b"NtR"
     items = [of(str(i)) + b"ctorch._utils\n_rebuild_tensor_v2\n" + one + b"s" for i in range(count)]
     return b"\x80\x02" + DICTIONARY + b")R" + b"".join(items) + b"."
