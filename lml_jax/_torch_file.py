@@ -123,7 +123,7 @@ def _unpickled(file: BinaryIO, size: int) -> Any:
         if opcode.name not in _OPCODES:
             raise ValueError(f"it has the opcode {opcode.name}, which is not read")
         # Python reserves a table as long as the largest index.
-        if opcode.name == "LONG_BINPUT" and argument > size:
+        if opcode.name == "LONG_BINPUT" and (argument or 0) > size:
             raise ValueError(f"it stores object {argument}, and has {size} bytes")
     file.seek(begin)
     return _Names(file).load()
