@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lml_jax import cli, keep, nets
+from lml_jax import cli, keep, nets, storage
 from lml_jax._ownership import owned_file
 from lml_jax.data.folder import image_files
 from lml_jax.experiments.fewshot.run import of_image_size
 from lml_jax.experiments.fewshot.settings import FewShot, resolve
 from lml_jax.experiments.kept import commands
-from lml_jax.experiments.kept.start import few_shot_begin, inverts
-from lml_jax.experiments.record import save_params, write_metrics
+from lml_jax.experiments.kept.start import begin_of, few_shot_begin, inverts
+from lml_jax.experiments.record import read_metrics, save_params, write_metrics
 
 SIZE, FILTERS = 20, 8
 
@@ -243,10 +243,19 @@ def test_a_file_is_taught_by_one_process_at_a_time(taught, pictures, tmp_path):
 
 def test_a_run_on_arrays_records_the_size_of_its_images():
     plan = resolve(FewShot(learner="gemcl"))
-    for side, wanted in ((19, 19), ((19, 12), plan.settings.size)):
-        shape = (2, *np.broadcast_to(side, 2).tolist())
-        tasks = SimpleNamespace(test_set=SimpleNamespace(x=np.zeros(shape, np.uint8)))
-        assert of_image_size(plan, tasks).settings.size == wanted
+    for size in ((19, 19), (19, 12)):
+        tasks = SimpleNamespace(test_set=SimpleNamespace(x=np.zeros((2, *size), np.uint8)))
+        found = of_image_size(plan, tasks)
+        assert found.image_size == size
+        assert begin_of(found, {"net": {}, "head": {}}, {"data": "mine"}).pixels.size == size
+    assert of_image_size(plan, tasks).settings.size == plan.settings.size  # a square's side
+
+
+def test_images_that_are_not_square_are_read_in_their_shape(run, tmp_path):
+    save_params(tmp_path, storage.load(run / "params.npz"))
+    config = read_metrics(run)["config"]
+    write_metrics(tmp_path, {"config": config, "image_size": [20, 12]})
+    assert few_shot_begin(tmp_path).pixels.size == (20, 12)
 
 
 def test_a_learner_without_an_embedding_is_no_encoder(run, tmp_path):

@@ -141,14 +141,38 @@ def test_features_are_computed_once(monkeypatch, tmp_path):
         keep.features(own, from_arrays(np.ones((4, 2), np.float32), np.repeat([0, 1], 2)))
 
 
+HUNDRED = (("0", np.arange(100, dtype=np.float32)),)  # one storage
+DICTIONARY = b"ccollections\nOrderedDict\n"
+
+
 def legacy(state, system=None, storages=()):
-    """A file in the format of PyTorch before 1.6."""
-    parts = [0x1950A86A20F9469CFC6C, 1001, system or {"little_endian": True}, state]
+    """A file in the format of PyTorch before 1.6; the state may be the bytes of a pickle."""
+    parts = [0x1950A86A20F9469CFC6C, 1001, system or {"little_endian": True}]
     text = b"".join(pickle.dumps(part, protocol=2) for part in parts)
+    text += state if isinstance(state, bytes) else pickle.dumps(state, protocol=2)
     text += pickle.dumps([key for key, _ in storages], protocol=2)
     for _, values in storages:
         text += np.int64(len(values)).tobytes() + values.tobytes()
     return text
+
+
+def tensors(count, shape, strides, offset=0):
+    """The pickle of a dictionary of tensors, all in the storage "0"."""
+
+    def of(value):  # without the frame
+        return pickle.dumps(value, protocol=2)[2:-1]
+
+    storage = (
+        b"(" + of("storage") + b"ctorch\nFloatStorage\n" + of("0") + of("cpu") + of(100) + b"NtQ"
+    )
+    one = b"(" + storage + of(offset) + of(shape) + of(strides) + of(False) + b"NtR"
+    items = [of(str(i)) + b"ctorch._utils\n_rebuild_tensor_v2\n" + one + b"s" for i in range(count)]
+    return b"\x80\x02" + DICTIONARY + b")R" + b"".join(items) + b"."
+
+
+def test_tensors_are_views_of_their_storage(tmp_path):
+    (tmp_path / "x.pth").write_bytes(legacy(tensors(1, (2, 3), (1, 10), 5), storages=HUNDRED))
+    assert read_torch(tmp_path / "x.pth")["0"].tolist() == [[5, 15, 25], [6, 16, 26]]
 
 
 class Evil:
@@ -159,11 +183,20 @@ class Evil:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"", "Ran out of input"),
+        (b"", "pickle exhausted"),
         (legacy({"a": Evil()}), r"names .*exec, which is not read"),
         (legacy(OrderedDict(a=1)), "something else than a dictionary of tensors"),
         (legacy(OrderedDict(), system={"little_endian": False}), "byte order"),
-        (pickle.dumps(1) * 5, "another format"),
+        (pickle.dumps(1, protocol=2) * 5, "another format"),
+        # Memory without end, were they carried out: an array of any length, a table of
+        # 2^31 objects, a dictionary copied into another.
+        (b"\x96" + bytes(8) + b".", "opcode BYTEARRAY8"),
+        (b"K\x01r" + (2**31).to_bytes(4, "little") + b".", "stores object 2147483648"),
+        (legacy(b"\x80\x02" + DICTIONARY + b"]\x85R."), "takes 0 positional arguments"),
+        # A storage of 100 numbers, named by 99 tensors.
+        (legacy(tensors(99, (100,), (1,)), storages=HUNDRED), "its tensors have 39600 bytes"),
+        (legacy(tensors(1, (101,), (1,)), storages=HUNDRED), "does not hold"),
+        (legacy(tensors(1, (2,), (-1,)), storages=HUNDRED), r"tensor \(2,\) of strides"),
     ],
 )
 def test_foreign_and_hostile_files_are_refused_by_name(tmp_path, content, why):

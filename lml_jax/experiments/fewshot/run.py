@@ -92,12 +92,14 @@ def build(settings: FewShot, learners: Mapping[str, FewShotEntry] | None = None)
 
 
 def of_image_size(plan: Plan, tasks: Tasks) -> Plan:
-    """The plan with the size that square images have: those of arrays are not resized."""
+    """The plan with the size that the images have: those of arrays are not resized."""
     shape: tuple[int, ...] = ()
     if not plan.regression:
         shape = jax.tree.leaves(tasks.test_set.x)[0].shape[1:]
-    if len(shape) < 2 or shape[0] != shape[1]:
+    if len(shape) < 2:
         return plan
+    if shape[0] != shape[1]:
+        return plan._replace(image=(int(shape[0]), int(shape[1])))
     return plan._replace(settings=replace(plan.settings, size=int(shape[0])))
 
 
@@ -199,6 +201,8 @@ def meta_test(built: Built, trained: Trained, place: Place) -> Record:
         record["data_made"] = made_of(
             plan.data, train=built.tasks.train_set, test=built.tasks.test_set
         )
+        if plan.image:
+            record["image_size"] = list(plan.image)
     return record
 
 

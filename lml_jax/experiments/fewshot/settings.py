@@ -93,11 +93,20 @@ class Resolved:
 
 
 class Plan(NamedTuple):
-    """Resolved settings with the entries that they name."""
+    """Resolved settings with the entries that they name.
+
+    `image` is (H, W) of the images, where it is known to be other than `settings.size` squared.
+    """
 
     settings: Resolved
     entry: FewShotEntry
     data: DataEntry
+    image: tuple[int, int] | None = None
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of the images that the network is trained on."""
+        return self.image or (self.settings.size, self.settings.size)
 
     @property
     def regression(self) -> bool:

@@ -100,7 +100,8 @@ def few_shot_begin(path: str | Path) -> Begin:
     path = Path(path)
     path = path / "params.npz" if path.is_dir() else path
     params = storage.load(path)
-    config = read_metrics(path.parent).get("config")
+    record = read_metrics(path.parent)
+    config = record.get("config")
     if config is None:
         raise FileNotFoundError(
             f"there is no metrics.json beside {path}: expected the folder of a `lml-jax fewshot` "
@@ -111,6 +112,8 @@ def few_shot_begin(path: str | Path) -> Begin:
     }
     # The data need not be there any more: only the network and the learner matter.
     plan = few_shot.resolve(few_shot.FewShot(**{**fields, "data": "glyphs", "data_dir": None}))
+    if image := record.get("image_size"):
+        plan = plan._replace(image=(int(image[0]), int(image[1])))
     origin = {"few-shot run": str(path), "learner": config["learner"], "data": config["data"]}
     return begin_of(plan, params, origin)
 
@@ -131,7 +134,7 @@ def begin_of(plan: few_shot.Plan, params: Params, origin: Record) -> Begin:
     made = keep.encoder("conv4", params["net"], filters=s.filters, pool=True, norm=norm)
     head = HEAD_OF.get(s.learner, DEFAULT_HEAD)
     own = params["head"] if s.learner in HEAD_OF else None
-    pixels = Pixels((s.size, s.size), _channels(params["net"]), strict=True)
+    pixels = Pixels(plan.image_size, _channels(params["net"]), strict=True)
     # Data of the user's own were trained on as they are.
     return Begin(made, pixels, head, own, origin, bright_ink=origin["data"] in datasets)
 
