@@ -9,7 +9,15 @@ import optax
 from jax import Array
 
 from lml_jax.checks import check_positive
-from lml_jax.plasticity.units import Activations, HiddenLayer, at, examples, reset_units, rule_of
+from lml_jax.plasticity.units import (
+    Activations,
+    HiddenLayer,
+    at,
+    examples,
+    reset_units,
+    rule_of,
+    updates_to,
+)
 from lml_jax.types import Key, Params, PyTree
 from lml_jax.updates import Transformation, transformation
 
@@ -134,7 +142,7 @@ def continual_backprop(
             lambda: reset_units(rule, layers, masks, moved, inner, key_fresh),
             lambda: (moved, inner),
         )
-        updates = jax.tree.map(jnp.subtract, after, params)
+        updates = updates_to(after, moved, updates, params)
         own = tuple(utilities), tuple(ages), tuple(dues)
         return updates, ContinualBackpropState(*own, key_next, inner)
 

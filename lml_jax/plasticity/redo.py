@@ -10,7 +10,14 @@ from jax import Array
 
 from lml_jax.checks import check_positive
 from lml_jax.metrics.plasticity import activity
-from lml_jax.plasticity.units import Activations, HiddenLayer, examples, reset_units, rule_of
+from lml_jax.plasticity.units import (
+    Activations,
+    HiddenLayer,
+    examples,
+    reset_units,
+    rule_of,
+    updates_to,
+)
 from lml_jax.types import Key, Params, PyTree
 from lml_jax.updates import Transformation, transformation
 
@@ -96,7 +103,7 @@ def redo(
         after, inner, resets = jax.lax.cond(
             step % every == 0, now, lambda _: (moved, inner, jnp.int32(0)), None
         )
-        updates = jax.tree.map(jnp.subtract, after, params)
+        updates = updates_to(after, moved, updates, params)
         return updates, RedoState(step, key_next, state.resets + resets, inner)
 
     return rule_of(init, update)

@@ -122,6 +122,17 @@ def reset_units(
     return params, slots
 
 
+def updates_to(after: Params, moved: Params, updates: Params, params: Params) -> Params:
+    """The updates that lead from `params` to `after`; those of the rule itself where they do.
+
+    `moved` is `params` after the rule's own updates. p + (q - p) is not q in floating point, so a
+    difference everywhere would change weights that no reset touches.
+    """
+    return jax.tree.map(
+        lambda a, m, u, p: jnp.where(a == m, u, a - p), after, moved, updates, params
+    )
+
+
 def examples(given: dict[str, Any], probe: Array | None) -> Array:
     """The examples whose activations count: `x` of the update, or the probe batch.
 
