@@ -4,20 +4,22 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from lml_jax import heads, metrics
+from lml_jax import heads, losses, metrics
 from lml_jax.experiments.folder import CHECKPOINTS
 from lml_jax.experiments.record import Record, tree_bytes, versions
 from lml_jax.experiments.runner import Part, Place, run_parts
 from lml_jax.heads import Head, Statistics
+from lml_jax.types import Params
 
-HELD_OUT = 5  # one example in so many of the first session chooses the strength of a ridge
+HELD_OUT = 5  # one example in so many of the first session chooses what a head is given
+ALPHAS = (1.0, 10.0, 100.0, 1000.0, 10000.0)
 
 
 class Session(NamedTuple):
@@ -29,27 +31,67 @@ class Session(NamedTuple):
     y_test: Array  # [m]
 
 
+class Choose(Protocol):
+    """Parameters of a head, chosen on features z [n, d] and labels y [n]."""
+
+    def __call__(self, head: Head, none: Statistics, z: Array, y: Array, /) -> Params: ...  # noqa: D102
+
+
 class Classifier(NamedTuple):
     """A head on the features, or on random features of them.
 
     Attributes:
         head: the classifier.
         random: on `heads.random_features`.
-        chosen: its strength is chosen on held-out examples of the first session.
+        params: (head, features, labels of the first session) -> its parameters, chosen on them;
+            None for the initial ones.
     """
 
     head: Head
     random: bool = False
-    chosen: bool = False
+    params: Choose | None = None
+
+
+def strength_of(head: Head, none: Statistics, z: Array, y: Array) -> Params:
+    """The strength of a ridge regression with the smallest squared error on held-out examples."""
+    held = _held_out(y)
+    some, others = heads.learn(none, z[~held], y[~held]), heads.learn(none, z[held], y[held])
+    return {**head.params(), "log_strength": jnp.log(heads.choose_strength(some, others)[0])}
+
+
+def prior_of(head: Head, none: Statistics, z: Array, y: Array) -> Params:
+    """The prior of a Gaussian head: beta / alpha is the variance of these features within a class.
+
+    alpha is that of the smallest cross-entropy on held-out examples.
+    """
+    held = _held_out(y)
+    some = head.learn(none, z[~held], y[~held])
+    spread = some.moments.spread
+    assert spread is not None
+    count = some.moments.total
+    variance = spread.sum() / (jnp.maximum(count - 1, 0).sum() * z.shape[1])
+    given = [
+        {"log_alpha": jnp.log(alpha), "log_beta": jnp.log(alpha * variance)} for alpha in ALPHAS
+    ]
+    loss = [
+        losses.cross_entropy(head.predict(head.fit(params, some), z[held]), y[held]).mean()
+        for params in given
+    ]
+    return given[int(jnp.argmin(jnp.stack(loss)))]
+
+
+def _held_out(y: Array) -> np.ndarray:
+    """One example in `HELD_OUT`; examples come class by class, so it is as many of each."""
+    return np.arange(len(y)) % HELD_OUT == 0
 
 
 CLASSIFIERS: Mapping[str, Classifier] = {
     "nearest-mean": Classifier(heads.nearest_mean()),
     "cosine": Classifier(heads.nearest_mean(distance="cosine")),
-    "gaussian": Classifier(heads.gaussian()),
+    "gaussian": Classifier(heads.gaussian(), params=prior_of),
     "lda": Classifier(heads.lda()),
-    "ridge": Classifier(heads.ridge(), chosen=True),
-    "random-ridge": Classifier(heads.ridge(), random=True, chosen=True),
+    "ridge": Classifier(heads.ridge(), params=strength_of),
+    "random-ridge": Classifier(heads.ridge(), random=True, params=strength_of),
 }
 
 
@@ -111,8 +153,8 @@ def taught(
     tests = [embed(params, session.z_test) for session in sessions]
     z = embed(params, sessions[0].z)
     stats, own = head.init(classes, z.shape[1]), head.params()
-    if classifier.chosen:
-        own = {**own, "log_strength": jnp.log(strength_for(stats, z, sessions[0].y))}
+    if classifier.params is not None:
+        own = classifier.params(head, stats, z, sessions[0].y)
     R = np.full((many + 1, many), np.nan)
     for i, session in enumerate(sessions):
         stats = learn(stats, embed(params, session.z), session.y)
@@ -124,17 +166,7 @@ def taught(
     return {
         "R": R,
         **metrics.summary(R),
-        "strength": float(jnp.exp(own["log_strength"])) if classifier.chosen else None,
+        "parameters": {name: float(value) for name, value in own.items()},
         "seconds": {"all": perf_counter() - begun},
         "bytes": {part: tree_bytes(tree) for part, tree in sizes.items()},
     }
-
-
-def strength_for(none: Statistics, z: Array, y: Array) -> Array:
-    """The ridge strength with the smallest squared error on one example in `HELD_OUT`.
-
-    Examples come class by class, so that these are as many of each class.
-    """
-    held = np.arange(len(y)) % HELD_OUT == 0
-    some, others = heads.learn(none, z[~held], y[~held]), heads.learn(none, z[held], y[held])
-    return heads.choose_strength(some, others)[0]

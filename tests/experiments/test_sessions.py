@@ -11,7 +11,7 @@ from lml_jax.data.arrays import from_arrays
 from lml_jax.experiments import exemplar_free, few_shot_incremental
 from lml_jax.experiments.exemplar_free import ExemplarFree
 from lml_jax.experiments.few_shot_incremental import FewShotIncremental, scores_of
-from lml_jax.experiments.sessions import CLASSIFIERS, Classifier, Session, taught
+from lml_jax.experiments.sessions import CLASSIFIERS, Classifier, Session, prior_of, taught
 
 DIM = 8
 
@@ -36,7 +36,9 @@ def test_rows_are_those_of_the_head_alone():
     stats = head.learn(stats, x[parts[1]], y[parts[1]])
     last = [float((head.logits(stats, x[p] + 1).argmax(1) == y[p]).mean()) for p in parts]
     np.testing.assert_allclose(record["R"], [[np.nan] * 2, [first, np.nan], last])
-    assert record["strength"] is None
+    assert record["parameters"] == pytest.approx(
+        {name: float(value) for name, value in head.params().items()}
+    )
     assert record["bytes"]["own"] >= 4 * (4 * DIM + DIM * DIM)
 
 
@@ -48,7 +50,25 @@ def test_every_classifier_learns(name):
                 for i in range(3)]  # fmt: skip
     record = taught(CLASSIFIERS[name], sessions, classes=6, width=64, seed=0)
     assert record["acc"] > 0.8
-    assert (record["strength"] is not None) == CLASSIFIERS[name].chosen
+    initial = {key: float(value) for key, value in CLASSIFIERS[name].head.params().items()}
+    if CLASSIFIERS[name].params is None:
+        assert record["parameters"] == pytest.approx(initial)
+
+
+def test_a_gaussian_head_takes_the_scale_of_the_features():
+    """The prior of GeMCL's features says nothing of small ones, and of classes of few examples."""
+    data = blobs(6, 30)
+    x, y = 0.01 * jnp.asarray(data.x), jnp.repeat(jnp.arange(6), 30)
+    old, new = y < 4, np.flatnonzero(y >= 4)
+    few = new.reshape(2, 30)[:, :3].reshape(-1)  # three of 30
+    sessions = [Session(x[old], y[old], x[old], y[old]), Session(x[few], y[few], x[new], y[new])]
+    found = {
+        name: taught(Classifier(heads.gaussian(), params=params), sessions, classes=6, width=1,
+                     seed=0)["R"][2]
+        for name, params in {"initial": None, "chosen": prior_of}.items()
+    }  # fmt: skip
+    assert found["initial"][1] == 0.0
+    assert found["chosen"].min() > 0.6
 
 
 def test_cifar_runs_and_a_finished_run_is_kept(tmp_path, monkeypatch):
