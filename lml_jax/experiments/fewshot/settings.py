@@ -29,8 +29,8 @@ class FewShot:
     data: Annotated[str, one_of(lambda: names_for("few-shot"))] = "glyphs"
     split: Split = "maml-random"  # of Omniglot's characters
     size: int = 28  # pixels a side, of glyphs, Omniglot and folders
-    small: Literal["refuse", "pad"] = "refuse"  # classes with too few examples: an error, or
-    # what they have, filled up with examples of weight 0
+    # Classes with too few examples: an error, or what they have, filled up with weight 0.
+    small: Literal["refuse", "pad"] = "refuse"
     ways: int | None = None  # classes per test episode; by default 5
     train_ways: int | None = None  # classes per training episode, of learners with an embedding
     shots: int | None = None  # support examples per class at training (points, for sine)

@@ -43,8 +43,8 @@ class Lifelong:
     classes_per_task: int | None = None  # in a domain-incremental stream, of every task
     train_per_class: int | None = None  # training examples per class
     test_per_class: int = 20  # test examples per class, where examples are drawn here
-    small: Literal["refuse", "pad"] = "refuse"  # classes with too few examples: an error, or
-    # what they have, filled up with examples of weight 0
+    # Classes with too few examples: an error, or what they have, filled up with weight 0.
+    small: Literal["refuse", "pad"] = "refuse"
     jitter: bool = False  # an affine map of each training image, new at every draw
     budget: Literal["quick", "full"] = "quick"  # updates per task: 200 or 1,000, half on features
     steps: int | None = None  # updates per task, in place of the budget's
@@ -57,11 +57,13 @@ class Lifelong:
     inner_rate: float | None = None  # step size of the inner loop; by default by size of the inputs
     outer_rate: float | None = None  # step size of the outer loop
     fresh_optimizer: bool = False  # re-initialise the optimiser at the end of each task
-    start: Literal["features", "parameters"] | None = None  # what is meta-trained: a frozen
-    # embedding, of which all learners train a head; or the initial parameters of each learner
+    # What is meta-trained: a frozen embedding, on which all learners train a head; or the initial
+    # parameters of each learner.
+    start: Literal["features", "parameters"] | None = None
     from_scratch: bool = False  # start from random parameters, without meta-training
-    start_data: Annotated[str, one_of(lambda: names_for("few-shot"))] | None = None  # classes to
-    # meta-train on; None: those that the data keeps apart from the stream, if it does
+    # Classes to meta-train on; None: those that the data keeps apart from the stream, if it does;
+    # data of your own does not, and then nothing is meta-trained.
+    start_data: Annotated[str, one_of(lambda: names_for("few-shot"))] | None = None
     start_net: Annotated[str, one_of(networks)] = "convnet"  # of a frozen embedding
     start_steps: int = 500  # updates of the meta-training on background classes
     start_ways: int = 30  # classes per episode of the meta-training of an embedding
