@@ -8,7 +8,7 @@ import pytest
 from matplotlib.image import imread
 
 from lml_jax.checkpoint import Stopped
-from lml_jax.experiments.lifelong import run as lifelong
+from lml_jax.experiments.lifelong import seeds
 from lml_jax.experiments.lifelong.ablation import ablation, arms_of, generators
 from lml_jax.experiments.lifelong.run import run_lifelong
 from lml_jax.experiments.lifelong.settings import Lifelong
@@ -77,7 +77,7 @@ def test_an_interrupted_run_resumes(tmp_path, monkeypatch):
             own = {"chunk": 2, "on_chunk": on_chunk_or_cut, "keeper": kept}
             return run_stream(*args, **options | own)
 
-        monkeypatch.setattr(lifelong, "run_stream", cut)
+        monkeypatch.setattr(seeds, "run_stream", cut)
 
     def result(out, **options):
         run(SMALL, tmp_path / out, **options)
