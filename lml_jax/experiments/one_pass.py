@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,11 +14,11 @@ from lml_jax.data.domains import permuted, rotated
 from lml_jax.data.mnist import mnist
 from lml_jax.data.stream import Stream, Transform
 from lml_jax.data.streams import class_incremental, in_time, of_tasks
-from lml_jax.experiments.folder import CHECKPOINTS
 from lml_jax.experiments.intervals import table
+from lml_jax.experiments.once import run_each
 from lml_jax.experiments.recipe import Recipe
 from lml_jax.experiments.record import Record, fingerprint, tree_bytes, versions
-from lml_jax.experiments.runner import Part, Place, Report, run_parts
+from lml_jax.experiments.runner import Place, Report
 from lml_jax.learners.maml import maml
 from lml_jax.lifelong.agem import agem
 from lml_jax.lifelong.derpp import derpp
@@ -92,11 +91,7 @@ def run_online_arms(
     config = {name: value for name, value in asdict(settings).items() if name != "seeds"}
     about = {"data_made": {"train": fingerprint(train), "test": fingerprint(test)}}
 
-    def one(name: str, seed: int, place: Place, so_far: Record, publish: object) -> Record:
-        # There is nothing in it: it says that the folder can be resumed, run by run.
-        (place.folder / CHECKPOINTS).mkdir(exist_ok=True)
-        if so_far:
-            return so_far
+    def one(name: str, seed: int, place: Place) -> Record:
         stream = streams[seed]
         done = one_pass(learners[name], stream, jax.random.key(seed), rows=settings.rows)
         state = done.state
@@ -111,12 +106,7 @@ def run_online_arms(
             **about,
         }
 
-    parts = [
-        Part({"learner": name, "seed": seed}, config, partial(one, name, seed))
-        for seed in settings.seeds
-        for name in arms
-    ]
-    return run_parts(parts, out, resume=resume)
+    return run_each(arms, settings.seeds, one, out, config=config, resume=resume)
 
 
 def _standardised(net: Net) -> Net:

@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from lml_jax import losses, metrics, nets, plots
 from lml_jax.data.mnist import mnist
-from lml_jax.experiments.folder import CHECKPOINTS
 from lml_jax.experiments.intervals import interval
+from lml_jax.experiments.once import run_each
 from lml_jax.experiments.recipe import Recipe
 from lml_jax.experiments.record import Record, fingerprint, versions
-from lml_jax.experiments.runner import Part, Place, Report, run_parts
+from lml_jax.experiments.runner import Place, Report
 from lml_jax.plasticity import (
     activations_of_mlp,
     continual_backprop,
@@ -162,11 +162,7 @@ def run_rules(
     # One program of each rule for all seeds.
     programs = {name: jax.jit(partial(_block, net, make, s)) for name, make in rules.items()}
 
-    def one(name: str, seed: int, place: Place, so_far: Record, publish: object) -> Record:
-        # There is nothing in it: it says that the folder can be resumed, run by run.
-        (place.folder / CHECKPOINTS).mkdir(exist_ok=True)
-        if so_far:
-            return so_far
+    def one(name: str, seed: int, place: Place) -> Record:
         begun = perf_counter()
         key_init, key_rule, key_tasks = jax.random.split(jax.random.key(seed), 3)
         params = net.init(key_init, x[:1])
@@ -191,12 +187,7 @@ def run_rules(
             "data_made": {"train": fingerprint(data)},
         }
 
-    parts = [
-        Part({"learner": name, "seed": seed}, config, partial(one, name, seed))
-        for seed in s.seeds
-        for name in rules
-    ]
-    return run_parts(parts, out, resume=resume, figures=write_figure)
+    return run_each(rules, s.seeds, one, out, config=config, figures=write_figure, resume=resume)
 
 
 def _block(

@@ -1,7 +1,6 @@
 """Closed-form classifiers taught in sessions of new classes, with no stored example."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple, Protocol
@@ -12,9 +11,9 @@ import numpy as np
 from jax import Array
 
 from lml_jax import heads, losses, metrics
-from lml_jax.experiments.folder import CHECKPOINTS
+from lml_jax.experiments.once import run_each
 from lml_jax.experiments.record import Record, tree_bytes, versions
-from lml_jax.experiments.runner import Part, Place, run_parts
+from lml_jax.experiments.runner import Place
 from lml_jax.heads import Head, Statistics
 from lml_jax.types import Params
 
@@ -123,22 +122,13 @@ def run_sessions(
         resume: keep the finished runs in `out`.
     """
 
-    def one(name: str, seed: int, place: Place, so_far: Record, publish: object) -> Record:
-        # There is nothing in it: it says that the folder can be resumed, run by run.
-        (place.folder / CHECKPOINTS).mkdir(exist_ok=True)
-        if so_far:
-            return so_far
+    def one(name: str, seed: int, place: Place) -> Record:
         sessions = sessions_of(seed)
         record = taught(classifiers[name], sessions, classes=classes, width=width, seed=seed)
         own = {"config": config, "versions": versions(), **about}
         return {**record, **scores(record["R"]), **own}
 
-    parts = [
-        Part({"learner": name, "seed": seed}, config, partial(one, name, seed))
-        for seed in seeds
-        for name in classifiers
-    ]
-    return run_parts(parts, out, resume=resume)
+    return run_each(classifiers, seeds, one, out, config=config, resume=resume)
 
 
 def taught(

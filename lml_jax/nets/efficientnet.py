@@ -122,8 +122,7 @@ def _apply(params: Params, x: Array, *, size: int) -> Array:
         resized = jax.image.resize(x, (x.shape[0], size, size, 3), "bicubic")
         x = jnp.clip(resized, 0.0, 1.0)  # bicubic overshoots at edges
     x = (x - 0.498) / 0.502  # as the weights were trained
-    stem = params["stem"]
-    x = _relu6(_stem(stem, x))
+    x = _relu6(_stem(params["stem"], x))
     for block, own in zip(BLOCKS, params["blocks"], strict=True):
         h = _relu6(_pointwise(own["expand"], x)) if "expand" in own else x
         h = _relu6(_depthwise(own["depthwise"], h, block))

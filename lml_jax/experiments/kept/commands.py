@@ -22,18 +22,10 @@ from lml_jax.experiments.kept.checks import (
     colour_explained,
 )
 from lml_jax.experiments.kept.lifelong import rules
-from lml_jax.experiments.kept.start import (
-    DEFAULT_PIXELS,
-    Begin,
-    default_begin,
-    few_shot_begin,
-    inverts,
-    pretrained_begin,
-)
+from lml_jax.experiments.kept.start import DEFAULT_PIXELS, begin_with, default_begin, inverts
 from lml_jax.heads import HEADS
 from lml_jax.keep.asking import held_out_logits, uncalibrated
 from lml_jax.keep.export import exported
-from lml_jax.keep.pretrained import NAME as EFFICIENTNET
 from lml_jax.keep.teaching import Conflicts
 from lml_jax.types import Dataset
 
@@ -214,7 +206,7 @@ def _new(
         check_arrays(folder, data, DEFAULT_PIXELS, invert=invert)
         identity = keep.encoder("identity", {})
         return keep.new(identity, head or "lda", shape=(width,), dtype="float32")
-    given = None if encoder is None else _begin(encoder)
+    given = None if encoder is None else begin_with(encoder)
     pixels = DEFAULT_PIXELS if given is None else given.pixels
     if data is None:
         check_images(folder, pixels)
@@ -234,10 +226,6 @@ def _new(
         head_params=own,
         origin=begin.origin,
     )
-
-
-def _begin(encoder: str) -> Begin:
-    return pretrained_begin() if encoder == EFFICIENTNET else few_shot_begin(encoder)
 
 
 def _load(path: Path) -> keep.Kept:

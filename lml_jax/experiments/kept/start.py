@@ -21,6 +21,7 @@ from lml_jax.experiments.lifelong.streams import background_of
 from lml_jax.experiments.record import Record, read_metrics
 from lml_jax.experiments.runner import Place
 from lml_jax.keep.encoders import ANY
+from lml_jax.keep.pretrained import NAME as EFFICIENTNET
 from lml_jax.pixels import Span
 from lml_jax.types import Params
 
@@ -74,6 +75,11 @@ def encoder_of(plan: Plan, found: FrozenEmbedding, *, clip: Span = ANY) -> keep.
     if s.start_net not in options:
         return keep.own_encoder(found.net.apply, found.params, **given)
     return keep.encoder(s.start_net, found.params, **given, **options[s.start_net])
+
+
+def begin_with(encoder: str) -> Begin:
+    """What `--encoder` names: EfficientNet-Lite0, or a few-shot run."""
+    return pretrained_begin() if encoder == EFFICIENTNET else few_shot_begin(encoder)
 
 
 def pretrained_begin() -> Begin:

@@ -135,11 +135,7 @@ def all_seeds(
     ):
 
         def on_rows(row: int, runs: list[StreamRun]) -> None:
-            records = [
-                _record(one, own, row, run)
-                for one, own, run in zip(built, begun, runs, strict=True)
-            ]
-            publish(records[0])
+            publish(_record(first, begun[0], row, runs[0]))
             bar.update(row - bar.n)
 
         runs = run_together(
